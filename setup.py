@@ -1,0 +1,32 @@
+"""The package and its extras. `requirements/` pins the versions that were really tried together."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="infoutil_jax",
+    version="0.1.0",
+    description="InfoUtil dataset distillation in JAX: real images to a few images per class, every bit and seed accounted for",
+    python_requires=">=3.11",
+    packages=find_packages(include=["infoutil_jax", "infoutil_jax.*"]),
+    install_requires=[
+        "jax>=0.7.2",
+        "flax>=0.11.2",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.4",
+        "tensorflow-datasets>=4.9.10",
+        "numpy>=2.0",
+        "absl-py>=2.3",
+        "ml-collections>=1.1.0",
+        "importlib_resources>=6.5",  # tensorflow-datasets 4.9.10 imports it without asking for it on Python >= 3.9
+        "array_record>=0.8.3",  # tfds.data_source reads prepared datasets through it, without TensorFlow
+        "google-crc32c>=1.8",  # the TFRecord format's checksum, at memory speed
+        "Pillow>=12.3",  # decodes and encodes images; older versions have known holes
+        "scikit-learn>=1.6",  # ships the embedded data: real scanned digits and two photographs
+        "tqdm>=4.67",  # progress with rate and ETA
+        "Jinja2>=3.1.6",  # report.html, with escaping on
+    ],
+    extras_require={
+        "test": ["pytest>=9", "hypothesis>=6.150"],
+        "parity": ["torch==2.13.0", "tensorflow-cpu==2.21.0"],  # oracles of the models and of the record format
+    },
+)
