@@ -8,6 +8,7 @@ setup(
     description="InfoUtil dataset distillation in JAX: real images to a few images per class, every bit and seed accounted for",
     python_requires=">=3.11",
     packages=find_packages(include=["infoutil_jax", "infoutil_jax.*"]),
+    package_data={"infoutil_jax": ["report.html.j2"]},
     install_requires=[
         "jax>=0.7.2",
         "flax>=0.11.2",

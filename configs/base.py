@@ -1,0 +1,95 @@
+"""Every key once. Other configs start from this one and set the lines that differ."""
+
+from ml_collections import ConfigDict
+
+
+def get_config():
+    c = ConfigDict()
+    c.name = "run"  # start of the name of a new workdir
+    c.seed = 0  # all draws of distillation; student i of `evaluate.seeds` uses seed + i
+    c.ipc = 10  # distilled images per class
+    c.candidates = 300  # real images a class may choose from (a random choice of them; fewer where it has fewer)
+    c.methods = ("infoutil", "random_images", "random_crops", "rded")  # the first fills distilled/, the others are its controls:
+    # infoutil | random_images (whole) | random_mosaics (2x2 of whole images) | random_crops (same window, anywhere) | rded
+
+    c.data = ConfigDict()
+    c.data.source = "digits"  # digits | digits_in_photos | tfds | folder
+    c.data.name = ""  # tfds: 'cifar10', 'cifar10:3.0.2'
+    c.data.path = ""  # folder: root of train/<class>/* and val/<class>/*; tfds: data_dir ('' = TFDS's own)
+    c.data.train_split = "train"
+    c.data.val_split = "test"
+    c.data.image_size = 32  # pixels; images are resized to size // 7 * 8 and centre-cropped unless they fit already
+    c.data.mean = (0.485, 0.456, 0.406)  # ImageNet's, as RDED uses for every data set
+    c.data.std = (0.229, 0.224, 0.225)
+    c.data.flip = True  # whether a mirrored image is still of its class
+    c.data.exif = False  # apply EXIF rotation (torchvision does not)
+    c.data.max_megapixels = 64.0  # larger images are refused before they are decoded
+    c.data.strict = False  # an unreadable image stops the run instead of being left out and counted
+    c.data.cache_gib = 4.0  # decoded images kept in memory, per split
+
+    c.teacher = ConfigDict()
+    c.teacher.model = "convnet3"
+    c.teacher.width = 0  # channels of a ConvNet; 0 = 128
+    c.teacher.epochs = 20
+    c.teacher.early_epoch = 10  # the early teacher: the same training after this many epochs
+    c.teacher.batch_size = 64
+    c.teacher.optimizer = "sgd"  # sgd (Nesterov 0.9) | adamw
+    c.teacher.learning_rate = 0.05  # peak, after a linear warm-up; cosine to 0
+    c.teacher.warmup_epochs = 1.0
+    c.teacher.weight_decay = 5e-4  # on kernels only
+    c.teacher.augment = "pad_crop"  # none | pad_crop (4 px) | random_resized_crop (area 0.08-1); mirrored too where data.flip
+    c.teacher.data_parallel = False  # spread batches over all devices; weights then depend on their number in the last bits
+    c.teacher.checkpoint_epochs = 1  # an interrupted training goes on from the last multiple of this
+    c.teacher.min_times_chance = 2.0  # refuse a teacher below this multiple of chance
+
+    c.attribute = ConfigDict()
+    c.attribute.grid = 4  # G: players are the cells of a G x G grid
+    c.attribute.baseline = "zero"  # absent patches: zero in normalised space | mean_colour of the image | blur
+    c.attribute.value = "logit"  # v(S): logit | probability of the target class
+    c.attribute.target = "label"  # label | predicted
+    c.attribute.estimator = "leverage_shap"  # leverage_shap | kernel_shap (as Captum samples it) | permutation | exact
+    c.attribute.budget = 128  # teacher evaluations per image, empty and full coalition included; 2**(G*G) is exact
+    c.attribute.micro_batch = 32  # masked images per forward pass and device
+
+    c.crop = ConfigDict()
+    c.crop.rule = "shapley"  # shapley | random_window | random_resized | whole
+    c.crop.window = 2  # side of the window in grid cells = kernel of the average pooling: 2 of 4 is the paper's half side
+    c.crop.per_image = 5  # R; the last one without noise
+    c.crop.alpha = 2.0  # noise in standard deviations of the pooled map
+
+    c.score = ConfigDict()
+    c.score.teacher = "converged"  # converged | early
+    c.score.fit = "resize"  # a crop smaller than the network's input: resize | pad (on a zero canvas, as RDED's code)
+    c.score.batch_size = 16  # per-example gradients alive at once on each device
+
+    c.select = ConfigDict()
+    c.select.rule = "largest_gradient_norm"  # smallest_ | middle_gradient_norm | largest_correct | lowest_loss | random
+    c.select.pool = "all"  # all crops compete | best_per_image
+    c.select.duplicates = True  # whether the same box of the same image may be kept twice
+
+    c.compose = ConfigDict()
+    c.compose.factor = 2  # F: images are F x F mosaics
+    c.compose.order = "consecutive"  # consecutive ranks share an image (Algorithm 1) | rank_blocks (RDED's code)
+
+    c.label = ConfigDict()
+    c.label.teacher = "early"  # early | converged
+
+    c.evaluate = ConfigDict()
+    c.evaluate.model = c.teacher.get_ref("model")
+    c.evaluate.width = c.teacher.get_ref("width")
+    c.evaluate.epochs = 300
+    c.evaluate.batch_size = 0  # 0 = RDED's: 10 at IPC 1, 50 at IPC 10, 100 at IPC 50, twice that from 100 classes on
+    c.evaluate.learning_rate = 1e-3
+    c.evaluate.weight_decay = 0.01  # on kernels only
+    c.evaluate.temperature = 20.0
+    c.evaluate.labels = "online"  # online (teacher on the mixed batch) | stored (the set's patch logits) | hard
+    c.evaluate.cutmix = True
+    c.evaluate.min_scale = 0.0  # least area of the random resized crop; 0 = RDED's 1 / F
+    c.evaluate.zoom = 0.0  # share of views that show one cell of a zoom_grid x zoom_grid partition at full size
+    c.evaluate.zoom_grid = 2
+    c.evaluate.shuffle = True  # RDED's ShufflePatches on mosaics
+    c.evaluate.bn_momentum = 0.81  # RDED updates running statistics twice a step; 0.9 = once
+    c.evaluate.test_every = 10  # epochs between tests in the last fifth of training
+    c.evaluate.seeds = 3
+    c.evaluate.hard_seeds = 3  # students of the hard-label column
+    return c

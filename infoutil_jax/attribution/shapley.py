@@ -1,0 +1,65 @@
+"""Shapley values of any cooperative game within a budget of evaluations; `designs` holds the estimators."""
+
+import jax
+import numpy as np
+
+from infoutil_jax.attribution import designs
+from infoutil_jax.attribution.designs import Design
+from infoutil_jax.checks import one_of
+
+METHODS = {
+    "leverage_shap": designs.leverage_shap,
+    "kernel_shap": designs.kernel_shap,
+    "permutation": designs.permutation,
+    "exact": designs.all_coalitions,
+}
+
+
+def estimate(value_fn, n_players, budget, key, method="leverage_shap"):
+    """Shapley values of the game `value_fn`.
+
+    Args:
+        value_fn: bool masks (S, P), True where the player is present -> values (S,) or (S, batch). Called once.
+        n_players: P, at least 1; at most 20 where all coalitions are needed.
+        budget: the most rows that `value_fn` is given, the empty and the full coalition included; never exceeded.
+            From 2**P on the result is exact, whatever the method; below about 4P rankings are mostly noise.
+            The minimum is `least_budget`.
+        key: JAX PRNG key; the same key gives the same coalitions.
+        method: a name in METHODS.
+
+    Returns:
+        (P,) or (P, batch) float64.
+
+    Raises:
+        ConfigError: unknown method.
+        ValueError: n_players or budget out of range, or values of a wrong shape or not finite.
+    """
+    masks_SP, matrix_PS = design(n_players, budget, key, method)
+    values = np.asarray(value_fn(masks_SP), dtype=np.float64)
+    if values.ndim not in (1, 2) or len(values) != len(masks_SP):
+        raise ValueError(f"value_fn gave shape {values.shape}; expected ({len(masks_SP)},) or ({len(masks_SP)}, batch)")
+    if not np.isfinite(values).all():
+        raise ValueError(f"value_fn gave a non-finite value at mask {np.argwhere(~np.isfinite(values))[0][0]}")
+    return matrix_PS @ values
+
+
+def design(n_players, budget, key, method) -> Design:
+    """Draws the coalitions once for a whole run, on the host; arguments and errors as in `estimate`."""
+    least = least_budget(n_players, method)
+    if budget < least:
+        raise ValueError(
+            f"budget={budget} is too small for method {method!r} with {n_players} players; "
+            f"raise it to {least} or more, or choose another method"
+        )
+    draw = METHODS["exact" if budget >= 2**n_players else method]
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return draw(n_players, budget, rng)
+
+
+def least_budget(n_players, method):
+    """The fewest evaluations that `method` can work with: one coalition, pair or order besides the two ends."""
+    one_of("method", method, METHODS)
+    if n_players < 1:
+        raise ValueError(f"n_players={n_players}; a game needs at least 1 player")
+    own = {"leverage_shap": 4, "kernel_shap": 3, "permutation": n_players + 1, "exact": 2**n_players}
+    return min(own[method], 2**n_players)

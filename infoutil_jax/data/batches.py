@@ -1,0 +1,25 @@
+"""Deterministic batches: which examples, in which order, loaded one batch ahead of the device."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import numpy as np
+
+
+def epoch_batches(key, n: int, batch_size: int) -> list[np.ndarray]:
+    """A random order of range(n) cut into batches; the last one may be smaller, nothing is dropped."""
+    order = np.asarray(jax.random.permutation(key, n))
+    return [order[i : i + batch_size] for i in range(0, n, batch_size)]
+
+
+def load_ahead(load, batches):
+    """Yields load(batch) for each batch, loading the next one in a thread meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = None
+        for batch in batches:
+            following = pool.submit(load, batch)
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()

@@ -1,0 +1,166 @@
+"""One class of one method, from real images to records: the chain of stages in the order of Algorithm 1.
+
+A class needs its own candidates and the teacher, nothing else; so peak memory is one class, and an interrupted run redoes at
+most one class.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from infoutil_jax import records, store
+from infoutil_jax.attribution.shapley import Design
+from infoutil_jax.errors import DataError
+from infoutil_jax.keys import key_for
+from infoutil_jax.settings import Config
+from infoutil_jax.stages import attribute, compose, crop, label, score, select
+from infoutil_jax.stages.teacher import Teacher
+from infoutil_jax.types import Candidates, DistilledImage
+
+
+class Method(NamedTuple):
+    """What distilling any class by one method needs."""
+
+    config: Config  # with the method's differences
+    teacher: Teacher
+    coalitions: Design
+    artifacts: Path
+    origin: str  # fingerprint of the data, the seed and the candidate pool
+
+    @property
+    def tile(self) -> int:
+        """Side of a patch in pixels, in the distilled image."""
+        return self.config.data.image_size // self.config.compose.factor
+
+
+def candidate_indices(split, label: int, n: int, seed: int) -> np.ndarray:
+    """At most `n` randomly chosen training images of a class."""
+    of_class = np.flatnonzero(split.labels == label)
+    order = jax.random.permutation(key_for(seed, "candidates", label), len(of_class))
+    return of_class[np.asarray(order)[:n]]
+
+
+def candidates(config: Config, split, label: int) -> Candidates:
+    """A class's pool, decoded."""
+    indices = candidate_indices(split, label, config.candidates, config.seed)
+    return Candidates(split.images(indices), tuple(split.ids[i] for i in indices), label)
+
+
+def data_identity(config: Config, dataset) -> list:
+    """What names the images a run sees."""
+    return [dataset.content_id, config.data.image_size, config.data.exif, config.seed]
+
+
+def origin(config: Config, dataset) -> str:
+    """Fingerprint of the candidate pools of a run."""
+    return store.fingerprint(data_identity(config, dataset), config.candidates)
+
+
+def require_enough(config: Config, method: str, labels, class_names) -> None:
+    """Raises DataError before anything expensive when a class cannot fill its images, listing every such class."""
+    one_each = config.crop.rule == "whole" or config.select.pool == "best_per_image"
+    have = np.minimum(np.bincount(labels, minlength=len(class_names)), config.candidates) * (1 if one_each else config.crop.per_image)
+    short = [f"{class_names[c]} ({have[c]})" for c in np.flatnonzero(have < config.n_crops)]
+    if short:
+        raise DataError(
+            f"{method}: needs {config.n_crops} crops a class (ipc={config.ipc} x {config.compose.factor**2} patches), but too few can be had for "
+            f"{', '.join(short)}; lower ipc or compose.factor, raise candidates, or add images."
+        )
+
+
+def _cached(path: Path, record, compute):
+    """`record` (a NamedTuple type) of the arrays at `path`, computed and saved when absent."""
+    arrays = store.load_arrays(path)
+    if arrays is None:
+        arrays = compute()._asdict()
+        store.save_arrays(path, arrays)
+    return record(**arrays)
+
+
+def attribution_of(method: Method, candidates: Candidates) -> attribute.Attribution:
+    """Shapley values of a class's candidates; shared by all runs with the same teacher, pool and settings."""
+    settings, teacher = method.config.attribute, method.teacher
+    name = store.fingerprint("attribute", attribute.VERSION, dataclasses.asdict(settings), teacher.record["converged"]["sha256"], method.origin)
+    labels = np.full(len(candidates.ids), candidates.label)
+
+    def compute():
+        return attribute.run(settings, teacher.network, teacher.converged, method.coalitions, candidates.images_u8, labels)
+
+    return _cached(method.artifacts / "attribute" / name / f"{candidates.label}.npz", attribute.Attribution, compute)
+
+
+def crops_of(method: Method, candidates: Candidates) -> tuple[crop.Crops, np.ndarray]:
+    """Boxes and pixels (M, R, h, h, 3) uint8 of a class's crops."""
+    config = method.config
+    phi = attribution_of(method, candidates).phi if config.crop.rule == "shapley" else None
+    crops = crop.run(config.crop, config.seed, candidates.ids, config.data.image_size, config.attribute.grid, phi)
+    return crops, crop.cut(candidates.images_u8, crops.boxes, method.tile)
+
+
+def scores_of(method: Method, candidates: Candidates, crops: crop.Crops, crops_u8) -> score.Scores:
+    """What the selection rule needs to know of every crop, and no more."""
+    config, teacher = method.config, method.teacher
+    if config.select.rule == "random":
+        nothing = np.full(crops_u8.shape[:2], np.nan, np.float32)
+        return score.Scores(nothing, np.zeros(nothing.shape, bool), nothing)
+    gradients, parts = config.select.rule in select.GRADIENT_RULES, [config.attribute, config.crop, config.score]
+    name = store.fingerprint(
+        "score", attribute.VERSION, crop.VERSION, score.VERSION, [dataclasses.asdict(p) for p in parts], method.tile, gradients,
+        teacher.record[config.score.teacher]["sha256"], teacher.record["converged"]["sha256"], method.origin,
+    )  # fmt: skip
+
+    def compute():
+        variables = teacher.variables(config.score.teacher)
+        return score.run(config.score, teacher.network, variables, crops_u8, candidates.label, config.data.image_size, with_gradients=gradients)
+
+    return _cached(method.artifacts / "score" / name / f"{candidates.label}.npz", score.Scores, compute)
+
+
+def _gradient_norms(method: Method, scores: score.Scores, rows, tiles_u8, label: int):
+    """Gradient norms of the chosen crops (I, k): known from scoring, or computed for these alone."""
+    if method.config.select.rule in select.GRADIENT_RULES:
+        return scores.gradient_norm[rows[..., 0], rows[..., 1]]
+    config, teacher = method.config, method.teacher
+    variables = teacher.variables(config.score.teacher)
+    return score.run(config.score, teacher.network, variables, tiles_u8, label, config.data.image_size, with_gradients=True).gradient_norm
+
+
+def distil_class(method: Method, candidates: Candidates, where: str) -> list[DistilledImage]:
+    """The ipc records of one class, best rank first."""
+    config, teacher = method.config, method.teacher
+    crops, crops_u8 = crops_of(method, candidates)
+    scores = scores_of(method, candidates, crops, crops_u8)
+    ranked = select.run(config.select, config.seed, scores, crops.boxes, candidates.ids, config.n_crops, where=where)
+    rows_Ik2 = ranked[compose.arrange(config.ipc, config.compose.factor**2, config.compose.order)]
+    image, number = rows_Ik2[..., 0], rows_Ik2[..., 1]
+    tiles_u8 = crops_u8[image, number]
+    flat = tiles_u8.reshape(-1, *tiles_u8.shape[2:])
+    logits = label.run(teacher.network, teacher.variables(config.label.teacher), flat, config.data.image_size)
+    logits = logits.reshape(*image.shape, -1)
+    norms = _gradient_norms(method, scores, rows_Ik2, tiles_u8, candidates.label)
+    return [
+        DistilledImage(
+            image_u8, candidates.label, logits[i], tuple(candidates.ids[m] for m in image[i]), crops.boxes[image[i], number[i]],
+            crops.pooled[image[i], number[i]].astype(np.float32), norms[i].astype(np.float32),
+        )  # fmt: skip
+        for i, image_u8 in enumerate(compose.stitch(tiles_u8))
+    ]
+
+
+def write_class(method: Method, directory: Path, lines: Path, layout: records.Layout, load_candidates, label: int) -> dict:
+    """The shard of class `label` in `directory`, made unless it is there whole; returns its line in the manifest, kept in `lines`.
+
+    `load_candidates()` is called only when there is work to do.
+    """
+    done, shard = lines / f"{label}.json", directory / layout.shard_names[label]
+    if done.exists() and shard.exists():
+        line = store.read_json(done)
+        if line["bytes"] == shard.stat().st_size:
+            return line
+    examples = distil_class(method, load_candidates(), where=f"class {layout.class_names[label]}")
+    line = records.write_shard(directory, label, examples, layout)
+    store.write_json(done, line)
+    return line

@@ -1,0 +1,48 @@
+"""ConvNet-d: the small network of the distillation literature, with the BatchNorm of RDED (arXiv 2312.03526)."""
+
+import flax.linen as nn
+
+from infoutil_jax.models.convolution import convolve
+from infoutil_jax.models.initializers import uniform_fan_in
+
+
+class ConvNet(nn.Module):
+    """`depth` blocks of [3x3 convolution, normalisation, ReLU, 2x2 average pool], then one dense layer.
+
+    norm: 'batch' (eps 1e-5, running statistics) or 'instance' (per image and channel, no statistics).
+    bn_momentum: weight of the old running statistics, 1 minus PyTorch's `momentum`.
+    """
+
+    n_classes: int
+    depth: int = 3
+    width: int = 128
+    norm: str = "batch"
+    bn_momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, images_norm, *, train: bool):
+        """Logits (B, K) of standardised images (B, H, W, 3); H and W at least 2^depth."""
+        x = images_norm
+        for block in range(self.depth):
+            x = nn.relu(self._normalise(self._convolve(x, block), block, train=train))
+            x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+        x = x.reshape(x.shape[0], -1)
+        bias_init = uniform_fan_in(x.shape[-1])
+        return nn.Dense(self.n_classes, kernel_init=uniform_fan_in(), bias_init=bias_init, name="classifier")(x)
+
+    def _convolve(self, x, block):
+        return nn.Conv(
+            self.width,
+            (3, 3),
+            padding=1,
+            kernel_init=uniform_fan_in(),
+            bias_init=uniform_fan_in(9 * x.shape[-1]),
+            conv_general_dilated=convolve,
+            name=f"conv{block + 1}",
+        )(x)
+
+    def _normalise(self, x, block, *, train):
+        name = f"norm{block + 1}"
+        if self.norm == "batch":
+            return nn.BatchNorm(not train, momentum=self.bn_momentum, epsilon=1e-5, name=name)(x)
+        return nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5, name=name)(x)

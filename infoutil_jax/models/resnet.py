@@ -1,0 +1,93 @@
+"""ResNet-18/50/101 (He et al. 2015, arXiv 1512.03385) in torchvision's layout, 'v1.5': a bottleneck strides in its 3x3."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from infoutil_jax.errors import ConfigError
+from infoutil_jax.models.convolution import convolve
+from infoutil_jax.models.initializers import normal_fan_out, uniform_fan_in
+
+STEMS = ("imagenet", "cifar")
+
+
+def _conv(width, size, *, stride=1, name):
+    """A bias-free convolution with PyTorch's explicit padding; SAME would shift the grid when stride is 2."""
+    return nn.Conv(
+        width,
+        (size, size),
+        strides=stride,
+        padding=size // 2,
+        use_bias=False,
+        kernel_init=normal_fan_out,
+        conv_general_dilated=convolve,
+        name=name,
+    )
+
+
+class Block(nn.Module):
+    """Residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with a four times wider output where `bottleneck`."""
+
+    width: int
+    stride: int
+    bottleneck: bool
+    bn_momentum: float
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        norm = partial(nn.BatchNorm, not train, momentum=self.bn_momentum, epsilon=1e-5)
+        layers = _bottleneck_layers if self.bottleneck else _basic_layers
+        residual, y = x, x
+        for i, (width, size, stride) in enumerate(layers(self.width, self.stride), start=1):
+            y = y if i == 1 else nn.relu(y)
+            y = norm(name=f"norm{i}")(_conv(width, size, stride=stride, name=f"conv{i}")(y))
+        if residual.shape != y.shape:
+            shortcut = _conv(y.shape[-1], 1, stride=self.stride, name="conv_shortcut")
+            residual = norm(name="norm_shortcut")(shortcut(x))
+        return nn.relu(y + residual)
+
+
+def _basic_layers(width, stride):
+    return [(width, 3, stride), (width, 3, 1)]
+
+
+def _bottleneck_layers(width, stride):
+    return [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
+
+
+class ResNet(nn.Module):
+    """Stem, four stages of residual blocks (widths 1, 2, 4, 8 times `width`), global average pool, one dense layer.
+
+    stage_sizes: blocks per stage. stem: 'imagenet' (7x7 stride 2, then 3x3 max pool stride 2) or 'cifar' (3x3, no pool).
+    bn_momentum: weight of the old running statistics, 1 minus PyTorch's `momentum`.
+    """
+
+    n_classes: int
+    stage_sizes: tuple[int, ...]
+    bottleneck: bool
+    stem: str = "imagenet"
+    width: int = 64
+    bn_momentum: float = 0.9
+
+    @nn.compact
+    def __call__(self, images_norm, *, train: bool):
+        """Logits (B, K) of standardised images (B, H, W, 3)."""
+        x = self._apply_stem(images_norm, train=train)
+        for stage, n_blocks in enumerate(self.stage_sizes):
+            for block in range(n_blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                name = f"stage{stage + 1}_block{block + 1}"
+                x = Block(self.width << stage, stride, self.bottleneck, self.bn_momentum, name=name)(x, train=train)
+        x = jnp.mean(x, axis=(1, 2))
+        bias_init = uniform_fan_in(x.shape[-1])
+        return nn.Dense(self.n_classes, kernel_init=uniform_fan_in(), bias_init=bias_init, name="classifier")(x)
+
+    def _apply_stem(self, x, *, train):
+        if self.stem not in STEMS:
+            raise ConfigError(f"ResNet stem={self.stem!r} is unknown; known stems: {', '.join(STEMS)}")
+        large = self.stem == "imagenet"
+        x = _conv(self.width, 7 if large else 3, stride=2 if large else 1, name="conv_stem")(x)
+        x = nn.BatchNorm(not train, momentum=self.bn_momentum, epsilon=1e-5, name="norm_stem")(x)
+        x = nn.relu(x)
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1))) if large else x

@@ -1,0 +1,181 @@
+"""The run: which stage follows which. Everything on disk is found again by what it was made from, so that the same command goes
+on where it was interrupted and a changed setting redoes only what depends on it."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+from infoutil_jax import __version__, data, distil, parallel, records, results, selfcheck, store
+from infoutil_jax.errors import ConfigError, CorruptArtifact
+from infoutil_jax.progress import track
+from infoutil_jax.settings import Config, for_method
+from infoutil_jax.stages import attribute, evaluate
+from infoutil_jax.stages import teacher as teacher_stage
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "pillow")
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def run(config: Config, *, workdir: str = "", artifacts: str = "") -> Path:
+    """Distils by every method of `config`, trains students on what was written, prints the table; returns the workdir."""
+    workdir = _open_workdir(config, workdir)
+    artifacts = Path(artifacts) if artifacts else workdir / "artifacts"
+    say(f"{config.name}: {parallel.describe()}, workdir {workdir}")
+    selfcheck.run()
+    dataset = data.open_dataset(config.data)
+    say(f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} validation images of {len(dataset.class_names)} classes")
+    for note in dataset.notes:
+        say(f"note: {note}")
+    for name in config.methods:
+        distil.require_enough(for_method(config, name), name, dataset.train.labels, dataset.class_names)
+    teacher = obtain_teacher(config, dataset, artifacts)
+    directories = write_sets(config, dataset, teacher, workdir, artifacts)
+    table = evaluate_sets(config, dataset, teacher, directories, artifacts)
+    results.publish(config, dataset, teacher, directories, table, workdir, artifacts, environment())
+    return workdir
+
+
+def _open_workdir(config: Config, workdir: str) -> Path:
+    """A new folder, or an existing one whose config is the same; raises ConfigError listing what differs."""
+    path = Path(workdir) if workdir else store.new_workdir(Path("runs"), config.name)
+    record, now = path / "config.json", results.plain(config)
+    if record.exists():
+        before = store.read_json(record)
+        changed = results.differences(before, now)
+        if changed:
+            raise ConfigError(f"{path} holds a run with other settings: {'; '.join(changed)}. Use another --workdir, or the settings it has.")
+    elif path.exists() and any(path.iterdir()) and workdir:
+        raise ConfigError(f"{path} is not empty and holds no run (no config.json); choose another --workdir.")
+    store.write_json(record, now)
+    return path
+
+
+def environment() -> dict:
+    """What a result may depend on besides the config."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"infoutil_jax": __version__, "git": _git_commit(), "python": platform.python_version(), "devices": parallel.describe(), **versions}
+
+
+def _git_commit() -> str:
+    """The commit of the checkout this package lies in, with '+' when files differ from it; 'unknown' outside a checkout."""
+    git = functools.partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    try:
+        head, dirty = git(["git", "rev-parse", "HEAD"]), git(["git", "status", "--porcelain"])
+    except FileNotFoundError:
+        return "unknown"
+    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else "unknown"
+
+
+def obtain_teacher(config: Config, dataset, artifacts: Path) -> teacher_stage.Teacher:
+    """The trained teacher, from disk where it was trained before; its weights are checked against their recorded hashes."""
+    settings, shape = config.teacher, (len(dataset.class_names), config.data.mean, config.data.std)
+    network = teacher_stage.build_network(settings.model, settings.width, *shape)
+    name = store.fingerprint(
+        "teacher", teacher_stage.VERSION, dataclasses.asdict(settings), shape, config.data.flip, distil.data_identity(config, dataset)
+    )
+    directory = artifacts / "teacher" / name
+    snapshots, progress = store.Checkpoints(directory / "snapshots"), store.Checkpoints(directory / "progress", keep=2)
+    if settings.epochs not in snapshots.steps():
+        teacher_stage.run(settings, network, dataset, config.seed, side=config.data.image_size, flip=config.data.flip, progress=progress, snapshots=snapshots)
+    like = teacher_stage.blank_variables(network, config.data.image_size)
+    early, converged = (snapshots.restore(epoch, like) for epoch in (settings.early_epoch, settings.epochs))
+    snapshots.close(), progress.close()
+    record = _teacher_record(config, network, dataset, directory / "teacher.json", early, converged)
+    for which in ("early", "converged"):
+        say(f"teacher ({which}, epoch {record[which]['epoch']}): {record[which]['top1']:.2%} on {record[which]['count']} validation images")
+    return teacher_stage.Teacher(network, early, converged, record)
+
+
+def _teacher_record(config: Config, network, dataset, path: Path, early, converged) -> dict:
+    """Epoch, weights' hash and accuracy of both snapshots, measured once."""
+    weights = {"early": (config.teacher.early_epoch, early), "converged": (config.teacher.epochs, converged)}
+    hashes = {which: store.tree_hash(variables) for which, (_, variables) in weights.items()}
+    if not path.exists():
+        measured = {
+            which: {"epoch": epoch, "sha256": hashes[which], **teacher_stage.examine(config.teacher, network, variables, dataset, which)}
+            for which, (epoch, variables) in weights.items()
+        }
+        store.write_json(path, {"model": config.teacher.model, **measured})
+    record = store.read_json(path)
+    for which, sha256 in hashes.items():
+        if record[which]["sha256"] != sha256:
+            raise CorruptArtifact(f"{path}: the {which} teacher's weights are not those that were measured; delete {path.parent} to train again.")
+    return record
+
+
+def write_sets(config: Config, dataset, teacher, workdir: Path, artifacts: Path) -> dict[str, Path]:
+    """The distilled set of every method: <workdir>/distilled for the first, <workdir>/controls/<method> for the others."""
+    origin = distil.origin(config, dataset)
+    coalitions = attribute.design(config.attribute, config.seed)
+    methods = {name: distil.Method(for_method(config, name), teacher, coalitions, artifacts, origin) for name in config.methods}
+    directories = {name: workdir / ("distilled" if name == config.methods[0] else f"controls/{name}") for name in config.methods}
+    layouts = {name: _layout(method.config, dataset) for name, method in methods.items()}
+    lines = {name: [] for name in methods}
+    classes = range(len(dataset.class_names))
+    for label in track(classes, "distil", total=len(classes), unit="classes"):
+        load = functools.cache(functools.partial(distil.candidates, config, dataset.train, label))
+        for name, method in methods.items():
+            shards = workdir / "shards" / name
+            lines[name].append(distil.write_class(method, directories[name], shards, layouts[name], load, label))
+    for name, method in methods.items():
+        records.finish(directories[name], layouts[name], lines[name], _manifest(method.config, name, dataset, teacher))
+    return directories
+
+
+def _layout(config: Config, dataset) -> records.Layout:
+    n_classes = len(dataset.class_names)
+    return records.Layout(dataset.name, dataset.class_names, n_classes, config.data.image_size, config.compose.factor**2, n_classes)
+
+
+def _manifest(config: Config, name: str, dataset, teacher) -> dict:
+    return {
+        "method": name,
+        "config": results.plain(config),
+        "data": {"name": dataset.name, "content_id": dataset.content_id},
+        "teacher": teacher.record,
+        "label_teacher": config.label.teacher,
+        "environment": environment(),
+    }
+
+
+def evaluate_sets(config: Config, dataset, teacher, directories: dict[str, Path], artifacts: Path) -> results.Table:
+    """Students on what was written: curves[method][labels] = one list of (epoch, top-1, top-5) per seed."""
+    settings = config.evaluate
+    student = teacher_stage.build_network(
+        settings.model, settings.width, len(dataset.class_names), config.data.mean, config.data.std, bn_momentum=settings.bn_momentum
+    )
+    columns = {settings.labels: settings.seeds} | ({"hard": settings.hard_seeds} if settings.hard_seeds and settings.labels != "hard" else {})
+    curves = {name: {labels: [] for labels in columns} for name in directories}
+    for name, directory in directories.items():
+        records.verify(directory)
+        distilled = records.load(directory)
+        for labels, n_seeds in columns.items():
+            for i in range(n_seeds):
+                curve = _student(config, dataset, teacher, distilled, student, labels, config.seed + i, artifacts, f"{name}, {labels} labels, seed {i}")
+                curves[name][labels].append(curve)
+    neighbour = [evaluate.nearest_neighbour(dataset, config.ipc, seed) for seed in range(10)]
+    return results.Table(curves, settings.labels, neighbour)
+
+
+def _student(config: Config, dataset, teacher, distilled, student, labels: str, seed: int, artifacts: Path, label: str) -> list:
+    """One student's curve, trained unless it was before. The cache's name holds the written bytes, not the way to them."""
+    settings = dataclasses.replace(config.evaluate, labels=labels, seeds=1, hard_seeds=0)
+    labeller = distilled.manifest["label_teacher"]
+    shards = [shard["sha256"] for shard in distilled.manifest["shards"]]
+    name = store.fingerprint(
+        "evaluate", evaluate.VERSION, dataclasses.asdict(settings), seed, shards, config.data.mean, config.data.std, config.data.flip,
+        teacher.record[labeller]["sha256"], distil.data_identity(config, dataset),
+    )  # fmt: skip
+    path = artifacts / "evaluate" / f"{name}.json"
+    if not path.exists():
+        curve = evaluate.run(
+            settings, distilled, student, teacher.network, teacher.variables(labeller), dataset.val, seed, flip=config.data.flip, label=label
+        )
+        store.write_json(path, curve)
+    return store.read_json(path)

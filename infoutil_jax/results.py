@@ -1,0 +1,135 @@
+"""From curves to what people read: the table on the terminal, results.json and report.html."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from infoutil_jax import distil, pictures, records, report, store
+from infoutil_jax.metrics import mean_std
+from infoutil_jax.settings import Config, for_method
+from infoutil_jax.stages import attribute
+
+TITLES = {
+    "infoutil": "InfoUtil",
+    "random_images": "random images",
+    "random_mosaics": "random mosaics",
+    "random_crops": "random crops",
+    "rded": "RDED",
+}
+N_HEATMAPS = 9
+
+
+class Table(NamedTuple):
+    """Everything that was measured."""
+
+    curves: dict  # method -> labels -> a list per seed of [epoch, top-1, top-5], the final epoch last
+    labels: str  # the labels of the main column
+    neighbour: list[float]  # accuracy of 1-NN on random real images, per draw
+
+
+def plain(config: Config) -> dict:
+    """A config as nested dictionaries and lists, as JSON gives it back."""
+    return {k: [*v] if isinstance(v, tuple) else plain(v) if dataclasses.is_dataclass(v) else v for k, v in vars(config).items()}
+
+
+def differences(before: dict, now: dict, prefix: str = "") -> list[str]:
+    """'section.key: old -> new' for every key in which two plain configs differ."""
+    lines = []
+    for key in sorted(set(before) | set(now)):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} -> {new}")
+    return lines
+
+
+def _percent(values) -> str:
+    mean, std = mean_std(values)
+    return f"{100 * mean:.1f} ± {100 * std:.1f}" if len(values) > 1 else f"{100 * mean:.1f}"
+
+
+def summarise(table: Table) -> dict:
+    """method -> labels -> mean and standard deviation (n - 1) over seeds of final and best-epoch accuracy, and each seed's own."""
+
+    def of(curves):
+        final, top5 = ([c[-1][i] for c in curves] for i in (1, 2))
+        best = [max(point[1] for point in c) for c in curves]
+        named = {"top1": final, "top5": top5, "best_epoch_top1": best}
+        return {k: {"mean": mean_std(v)[0], "std": mean_std(v)[1], "seeds": v} for k, v in named.items()}
+
+    return {method: {labels: of(curves) for labels, curves in by.items() if curves} for method, by in table.curves.items()}
+
+
+def rows(config: Config, teacher, table: Table) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the table, in percent."""
+    hard = any("hard" in by for by in table.curves.values()) and table.labels != "hard"
+    columns = ["method", "patches", "top-1", "best epoch"] + (["hard labels"] if hard else [])
+    body = []
+    for method, by in table.curves.items():
+        final, best = [c[-1][1] for c in by[table.labels]], [max(p[1] for p in c) for c in by[table.labels]]
+        cells = [TITLES[method], f"{for_method(config, method).compose.factor ** 2}", _percent(final), _percent(best)]
+        body.append(cells + ([_percent([c[-1][1] for c in by["hard"]])] if hard else []))
+    extra = [("1-nearest neighbour on random real images", _percent(table.neighbour))]
+    extra += [(f"teacher, {which} (epoch {teacher.record[which]['epoch']})", f"{100 * teacher.record[which]['top1']:.1f}") for which in ("early", "converged")]
+    return columns, body + [[name, "", value] + [""] * (len(columns) - 3) for name, value in extra]
+
+
+def note(config: Config, table: Table) -> str:
+    settings = config.evaluate
+    seeds = f"{settings.seeds} seeds, hard labels {settings.hard_seeds}" if settings.hard_seeds else f"{settings.seeds} seeds"
+    return (
+        f"{config.data.source} {config.data.name}".strip() + f", IPC {config.ipc}: accuracy in % of students ({settings.model}, {settings.epochs} epochs, "
+        f"{table.labels} labels from the {config.label.teacher} teacher) on the validation split; mean ± standard deviation, {seeds}. "
+        "top-1 is of the final epoch; 'best epoch' is picked by validation accuracy and so flatters."
+    )
+
+
+def _heatmaps(config: Config, dataset, teacher, sets: dict, artifacts: Path):
+    """Attribution over the source images of the first patch of each class's best image, where the method attributes."""
+    name = next((m for m in sets if for_method(config, m).crop.rule == "shapley"), None)
+    if name is None:
+        return None
+    origin = distil.origin(config, dataset)
+    method = distil.Method(for_method(config, name), teacher, attribute.design(config.attribute, config.seed), artifacts, origin)
+    images, phis, boxes = [], [], []
+    for label in range(min(N_HEATMAPS, len(dataset.class_names))):
+        candidates = distil.candidates(config, dataset.train, label)
+        first = int(np.flatnonzero(sets[name].labels == label)[0])
+        at = candidates.ids.index(sets[name].patch_ids[first][0])
+        images.append(candidates.images_u8[at])
+        phis.append(distil.attribution_of(method, candidates).phi[at])
+        boxes.append(sets[name].patch_boxes[first, 0])
+    return pictures.heatmap_strip(np.stack(images), np.stack(phis), np.stack(boxes))
+
+
+def publish(config: Config, dataset, teacher, directories: dict, table: Table, workdir: Path, artifacts: Path, environment: dict) -> None:
+    """Prints the table; writes results.json and report.html into the workdir."""
+    columns, body = rows(config, teacher, table)
+    sets = {name: records.load(directory) for name, directory in directories.items()}
+    main = next(iter(directories))
+    results = {
+        "command": " ".join(["python", *sys.argv]), "config": plain(config), "environment": environment, "teacher": teacher.record,
+        "methods": summarise(table), "curves": table.curves, "nearest_neighbour": dict(zip(("mean", "std"), mean_std(table.neighbour))),
+    }  # fmt: skip
+    store.write_json(workdir / "results.json", results)
+    page = report.Report(
+        title=f"{config.name}: {TITLES[main]} on {dataset.name}, {config.ipc} image{'s' if config.ipc > 1 else ''} per class",
+        summary=[
+            ("top-1", body[0][2] + " %"), ("images", str(len(sets[main].labels))),
+            ("teacher", f"{100 * teacher.record['converged']['top1']:.1f} %"), ("devices", environment["devices"]),
+        ],
+        columns=columns, rows=body, table_note=note(config, table),
+        contact_sheet=pictures.contact_sheet(sets[main].images_u8, sets[main].labels, dataset.class_names),
+        heatmaps=_heatmaps(config, dataset, teacher, sets, artifacts),
+        curves={TITLES[m]: [(p[0], p[1]) for p in by[table.labels][0]] for m, by in table.curves.items()},
+        config=plain(config), environment=environment,
+        files=[(str(directories[main] / s["file"]), s["sha256"]) for s in sets[main].manifest["shards"]],
+        method=TITLES[main], class_names=dataset.class_names,
+    )  # fmt: skip
+    store.write_bytes(workdir / "report.html", report.to_html(page).encode())
+    print(f"\n{note(config, table)}\n\n{report.to_text(columns, body)}\n")
+    print(f"distilled set: {directories[main]}\nreport:        {workdir / 'report.html'}", flush=True)

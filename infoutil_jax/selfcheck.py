@@ -1,0 +1,44 @@
+"""A start-up check on the devices that are really there: are per-example gradients right on all of them?"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from infoutil_jax import models, parallel, utility
+from infoutil_jax.errors import NumericError
+
+ROWS = 16
+TOLERANCE = 1e-3  # accelerators multiply in lower precision; the fault that is looked for is of order 1
+
+
+def _network():
+    return models.build("convnet3", 4, width=8)
+
+
+def _logits(variables, images):
+    return _network().apply(variables, images, train=False)
+
+
+def _norms(variables, images, labels):
+    return utility.gradient_norms(_logits, variables, images, labels)
+
+
+def run() -> float:
+    """Gradient norms of 16 rows of a small network, spread over all devices, against single examples on one device.
+
+    Returns the largest relative error; raises NumericError when it exceeds the tolerance. (Some compilers return 0 for rows
+    off the first device, and a selection from such scores still looks plausible.)
+    """
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(ROWS, 8, 8, 3)).astype(np.float32)
+    labels = np.arange(ROWS, dtype=np.int32) % 4
+    variables = models.initialize(_network(), jax.random.key(0), 8)
+    rows = max(1, ROWS // len(jax.local_devices()))
+    spread = parallel.map_batches(_norms, rows, variables, images, labels)
+    single = utility.gradient_norms_one_by_one(_logits, variables, jnp.asarray(images), jnp.asarray(labels))
+    error = float(np.max(np.abs(spread / single - 1)))
+    if not error < TOLERANCE:
+        raise NumericError(
+            f"self-check: per-example gradient norms on {parallel.describe()} are wrong by {error:.1%}; use another jax version, or one device."
+        )
+    return error

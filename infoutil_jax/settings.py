@@ -1,0 +1,70 @@
+"""All settings of a run, checked; and the methods: InfoUtil and its controls as differences to these settings."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from infoutil_jax import data
+from infoutil_jax.checks import in_range, one_of
+from infoutil_jax.errors import ConfigError
+from infoutil_jax.stages import attribute, compose, crop, evaluate, label, score, select, teacher
+
+RANDOM = {"select": {"rule": "random", "pool": "best_per_image"}}
+WHOLE = {"crop": {"rule": "whole"}} | RANDOM
+METHODS = {
+    "infoutil": {},
+    "random_images": WHOLE | {"compose": {"factor": 1}},
+    "random_mosaics": WHOLE | {"compose": {"factor": 2}},
+    "random_crops": {"crop": {"rule": "random_window"}} | RANDOM,
+    "rded": {
+        "crop": {"rule": "random_resized", "per_image": 5},
+        "score": {"fit": "pad"},
+        "select": {"rule": "lowest_loss", "pool": "best_per_image"},
+        "compose": {"order": "rank_blocks"},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run. Sections are the stages' settings; configs/base.py explains every key."""
+
+    name: str
+    seed: int
+    ipc: int
+    candidates: int
+    methods: tuple[str, ...]
+    data: data.Settings
+    teacher: teacher.Settings
+    attribute: attribute.Settings
+    crop: crop.Settings
+    score: score.Settings
+    select: select.Settings
+    compose: compose.Settings
+    label: label.Settings
+    evaluate: evaluate.Settings
+
+    def __post_init__(self):
+        in_range("ipc", self.ipc, 1)
+        in_range("candidates", self.candidates, 1)
+        in_range("crop.window", self.crop.window, 1, self.attribute.grid)
+        if not self.methods:
+            raise ConfigError(f"methods is empty; name at least one of {', '.join(METHODS)}.")
+        for method in self.methods:
+            one_of("methods", method, METHODS)
+        for method in self.methods:
+            factor = for_method(self, method).compose.factor
+            if self.data.image_size % factor:
+                raise ConfigError(f"compose.factor={factor} does not divide data.image_size={self.data.image_size}; choose a divisor.")
+
+    @property
+    def n_crops(self) -> int:
+        """How many crops a class contributes: ipc mosaics of factor x factor."""
+        return self.ipc * self.compose.factor**2
+
+
+def for_method(config: Config, method: str) -> Config:
+    """`config` with one method's differences."""
+    changed = {section: dataclasses.replace(getattr(config, section), **fields) for section, fields in METHODS[method].items()}
+    new = object.__new__(Config)
+    new.__dict__.update({**config.__dict__, **changed})
+    return new

@@ -1,0 +1,190 @@
+"""What a distilled set is worth: a student trained from scratch on the written files, tested on the real validation split.
+
+RDED's recipe (its code, commit 3f6453d): AdamW 1e-3, half-speed cosine, CutMix on every batch, KL at T = 20 to labels that the
+teacher gives on line to the mixed batch, no hard-label term.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from infoutil_jax import losses, models, optim, train
+from infoutil_jax.checks import in_range, one_of
+from infoutil_jax.data import augment
+from infoutil_jax.data.batches import epoch_batches
+from infoutil_jax.keys import key_for
+from infoutil_jax.types import DistilledSet
+
+VERSION = 1
+LABELS = ("online", "stored", "hard")
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: str  # the student, a name in infoutil_jax.models.MODELS
+    width: int  # channels of a ConvNet; 0 = the model's own
+    epochs: int
+    batch_size: int  # 0 = RDED's: 10 at IPC 1, 50 at IPC 10, 100 at IPC 50, twice that from 100 classes on
+    learning_rate: float
+    weight_decay: float  # on kernels only
+    temperature: float
+    labels: str  # online: teacher on the mixed batch | stored: the set's own patch logits | hard: classes
+    cutmix: bool
+    min_scale: float  # least area share of the random resized crop; 0 = RDED's 1/F of the set's mosaics
+    zoom: float  # share of views that are one cell of a zoom_grid x zoom_grid partition at full size, for every method alike
+    zoom_grid: int
+    shuffle: bool  # RDED's ShufflePatches on mosaics
+    bn_momentum: float  # 0.81 = two updates of 0.9 a step, as RDED's second forward pass makes
+    test_every: int  # epochs between tests in the last fifth of training; the best of them is the second column
+    seeds: int  # students per method
+    hard_seeds: int  # students of the hard-label column, 0 = no such column
+
+    def __post_init__(self):
+        one_of("evaluate.model", self.model, models.MODELS)
+        one_of("evaluate.labels", self.labels, LABELS)
+        for name in ("epochs", "test_every", "seeds", "zoom_grid"):
+            in_range(f"evaluate.{name}", getattr(self, name), 1)
+        in_range("evaluate.temperature", self.temperature, 1e-3)
+        for name in ("min_scale", "zoom", "bn_momentum"):
+            in_range(f"evaluate.{name}", getattr(self, name), 0, 1)
+
+
+def default_batch_size(ipc: int, n_classes: int) -> int:
+    """RDED's batch size: by IPC, doubled from 100 classes on, never more than the set."""
+    size = 10 if ipc < 10 else 50 if ipc < 50 else 100
+    return min(size * (2 if n_classes >= 100 else 1), ipc * n_classes)
+
+
+def _random_box(settings: Settings, min_scale: float, key, side: int):
+    """The part of an image that a view shows: a cell of the zoom grid, or a random resized crop."""
+    k_zoom, k_cell, k_box = jax.random.split(key, 3)
+    cell = side // settings.zoom_grid
+    y, x = jax.random.randint(k_cell, (2,), 0, settings.zoom_grid) * cell
+    zoomed = jnp.stack([y, x, jnp.full_like(y, cell), jnp.full_like(y, cell)])
+    box = augment.random_resized_box(k_box, side, (min_scale, 1.0))
+    return jnp.where(jax.random.bernoulli(k_zoom, settings.zoom), zoomed, box)
+
+
+def patch_shares(box, side: int, factor: int):
+    """Share of the area of `box` (y, x, h, w) that each of F x F patches covers, (F, F), summing to 1."""
+    edges = jnp.arange(factor) * (side / factor)
+
+    def along(start, length):
+        low = jnp.maximum(edges, start)
+        high = jnp.minimum(edges + side / factor, start + length)
+        return jnp.maximum(high - low, 0.0) / length
+
+    return along(box[0], box[2])[:, None] * along(box[1], box[3])[None, :]
+
+
+def view(settings: Settings, factor: int, flip: bool, key, image, patch_target_FFK):
+    """A random view of a mosaic (H, W, 3) in [0, 1] and its stored label: the patches' targets by visible area, (K,)."""
+    side = image.shape[0]
+    k_shuffle, k_box, k_flip = jax.random.split(key, 3)
+    if settings.shuffle and factor > 1:
+        image = augment.shuffle_patches(k_shuffle, image, factor)
+        patch_target_FFK = augment.shuffle_patches(k_shuffle, patch_target_FFK, factor)
+    box = _random_box(settings, settings.min_scale or 1 / factor, k_box, side)
+    image = augment.crop_and_resize(image, box, side)
+    if flip:
+        image = augment.random_flip(k_flip, image)
+    target = jnp.einsum("yx,yxk->k", patch_shares(box.astype(jnp.float32), side, factor), patch_target_FFK)
+    return image, target
+
+
+def mix(key, images, targets):
+    """CutMix with one box and one permutation a batch; targets mix by the share of pixels."""
+    side = images.shape[1]
+    k_box, k_partner = jax.random.split(key)
+    partner = jax.random.permutation(k_partner, len(images))
+    inside = augment.inside_box(augment.cutmix_box(k_box, side), side)
+    share = inside.mean()
+    mixed = jnp.where(inside[None, :, :, None], images[partner], images)
+    return mixed, (1 - share) * targets + share * targets[partner]
+
+
+def _patch_targets(settings: Settings, distilled: DistilledSet) -> np.ndarray:
+    """What the stored labels say of each patch, (N, F, F, K), rows summing to 1: classes for 'hard', else softened logits."""
+    n, k, n_classes = distilled.patch_logits.shape
+    f = round(k**0.5)
+    if settings.labels == "hard":
+        one_hot = np.eye(n_classes, dtype=np.float32)[distilled.labels]
+        return np.broadcast_to(one_hot[:, None, None, :], (n, f, f, n_classes))
+    soft = jax.nn.softmax(distilled.patch_logits / np.float32(settings.temperature))
+    return np.asarray(soft).reshape(n, f, f, n_classes)
+
+
+@functools.lru_cache(maxsize=None)
+def _make_step(settings: Settings, student: train.Network, teacher: train.Network, factor: int, flip: bool, steps_per_epoch: int):
+    """(optimiser, training step on rows of the set), with the teacher's labels made on line where asked."""
+    one_view = functools.partial(view, settings, factor, flip)
+    schedule = optim.half_speed_cosine(settings.learning_rate, steps_per_epoch, settings.epochs)
+    optimizer = optim.adamw(schedule, settings.weight_decay)
+
+    def loss_of(logits, target):
+        if settings.labels == "hard":
+            return losses.soft_cross_entropy(logits, target).mean()
+        return losses.distillation(logits, target, settings.temperature).mean()
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state, teacher_variables, key, indices, images_u8, patch_targets):
+        k_views, k_mix = jax.random.split(key)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(k_views, indices)
+        images, target = jax.vmap(one_view)(keys, images_u8.astype(jnp.float32) / 255, patch_targets)
+        if settings.cutmix:
+            images, target = mix(k_mix, images, target)
+        if settings.labels == "online":
+            target = jax.nn.softmax(teacher.logits(teacher_variables, images) / settings.temperature)
+        return train.update(student, optimizer, state, images, lambda logits: loss_of(logits, target))
+
+    return optimizer, step
+
+
+def run(settings: Settings, distilled: DistilledSet, student: train.Network, teacher: train.Network, teacher_variables, val, seed: int, *,
+        flip: bool, label: str) -> list[tuple[int, float, float]]:  # fmt: skip
+    """Trains one student on `distilled` and tests it on `val`: [(epoch, top-1, top-5)] in [0, 1], the final epoch last.
+
+    `teacher_variables` are used only for on-line labels. The draws depend on (seed, settings.labels) only, so that methods of
+    one run share initial weights and, where their sets have equal sizes, views.
+    """
+    n, side = len(distilled.labels), distilled.images_u8.shape[1]
+    n_classes, factor = distilled.patch_logits.shape[2], round(distilled.patch_logits.shape[1] ** 0.5)
+    batch_size = settings.batch_size or default_batch_size(n // n_classes, n_classes)
+    steps_per_epoch = -(-n // batch_size)
+    optimizer, step = _make_step(settings, student, teacher, factor, flip, steps_per_epoch)
+    variables = models.initialize(student.model, key_for(seed, "student", "init"), side)
+    key, patch_targets = key_for(seed, "student", "batches"), _patch_targets(settings, distilled)
+    teacher_variables = jax.device_put(teacher_variables if settings.labels == "online" else {})
+    curve = []
+
+    def batches(epoch):
+        key_e = jax.random.fold_in(key, epoch)
+        for i, rows in enumerate(epoch_batches(key_e, n, batch_size)):
+            yield teacher_variables, jax.random.fold_in(key_e, i), rows.astype(np.int32), distilled.images_u8[rows], patch_targets[rows]
+
+    def test(epoch, state, _):
+        due = epoch > 0.8 * settings.epochs and (settings.epochs - epoch) % settings.test_every == 0
+        if due or epoch == settings.epochs:
+            accuracy = train.test(student, state.variables, val)
+            curve.append((epoch, accuracy.top1, accuracy.top5))
+
+    state = jax.device_put(train.create_state(variables, optimizer))
+    train.fit(step, state, batches, epochs=settings.epochs, steps_per_epoch=steps_per_epoch, label=label, after_epoch=test)
+    return curve
+
+
+def nearest_neighbour(dataset, ipc: int, seed: int) -> float:
+    """Validation accuracy of 1-nearest-neighbour on raw pixels with `ipc` random real images a class."""
+    rng = np.random.default_rng([seed, 1])
+    chosen = np.concatenate([rng.choice(np.flatnonzero(dataset.train.labels == c), ipc, replace=False) for c in range(len(dataset.class_names))])
+    references = dataset.train.images(chosen).reshape(len(chosen), -1).astype(np.float32)
+    hits = 0
+    for start in range(0, len(dataset.val), 1000):
+        rows = np.arange(start, min(start + 1000, len(dataset.val)))
+        images = dataset.val.images(rows).reshape(len(rows), -1).astype(np.float32)
+        distance = np.square(references).sum(1)[None, :] - 2 * images @ references.T
+        hits += int((dataset.train.labels[chosen][distance.argmin(1)] == dataset.val.labels[rows]).sum())
+    return hits / len(dataset.val)

@@ -1,0 +1,75 @@
+"""Utility: gradient norm, loss and correctness of every crop under the teacher (InfoUtil section 3.2)."""
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from infoutil_jax import losses, parallel, train, utility
+from infoutil_jax.checks import in_range, one_of
+from infoutil_jax.data import augment
+from infoutil_jax.errors import NumericError
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    teacher: str  # converged (the paper's) | early
+    fit: str  # a crop smaller than the network's input is resized, or put on the middle of a zero canvas (pad: RDED's)
+    batch_size: int  # per-example gradients alive at once on each device
+
+    def __post_init__(self):
+        one_of("score.teacher", self.teacher, ("converged", "early"))
+        one_of("score.fit", self.fit, ("resize", "pad"))
+        in_range("score.batch_size", self.batch_size, 1)
+
+
+class Scores(NamedTuple):
+    """What selection may look at; leading shape (M, R)."""
+
+    loss: np.ndarray  # float32, cross-entropy in nats
+    correct: np.ndarray  # bool
+    gradient_norm: np.ndarray  # float32; NaN where it was not asked for
+
+
+def _to_input(network: train.Network, fit: str, side: int, crops_u8):
+    """Crops (B, h, w, 3) uint8 as normalised network input (B, side, side, 3)."""
+    images = crops_u8.astype(jnp.float32) / 255
+    small = images.shape[1]
+    if small == side:
+        return network.normalize(images)
+    if fit == "resize":
+        return network.normalize(jax.vmap(functools.partial(augment.resize, side=side))(images))
+    before = (side - small) // 2
+    margin = (before, side - small - before)
+    return jnp.pad(network.normalize(images), ((0, 0), margin, margin, (0, 0)))
+
+
+@functools.lru_cache(maxsize=None)
+def _score_fn(network: train.Network, fit: str, side: int, *, with_gradients: bool):
+    def score(variables, crops_u8, labels):
+        inputs = _to_input(network, fit, side, crops_u8)
+        logits_fn = lambda v, images_norm: network.model.apply(v, images_norm, train=False)
+        logits = logits_fn(variables, inputs)
+        nothing = jnp.full(labels.shape, jnp.nan)
+        norms = utility.gradient_norms(logits_fn, variables, inputs, labels) if with_gradients else nothing
+        return losses.cross_entropy(logits, labels), logits.argmax(axis=1) == labels, norms
+
+    return score
+
+
+def run(settings: Settings, network: train.Network, variables, crops_u8, label: int, side: int, *, with_gradients: bool) -> Scores:
+    """Scores of crops (M, R, h, w, 3) uint8 that all belong to class `label`, for a network with `side`-pixel input."""
+    shape = crops_u8.shape[:2]
+    rows = crops_u8.reshape(-1, *crops_u8.shape[2:])
+    labels = np.full(len(rows), label, np.int32)
+    fn = _score_fn(network, settings.fit, side, with_gradients=with_gradients)
+    loss, correct, norms = parallel.map_batches(fn, settings.batch_size, variables, rows, labels)
+    bad = ~np.isfinite(loss) | (with_gradients & ~np.isfinite(norms))
+    if bad.any():
+        raise NumericError(f"score: class {label}, crop {np.flatnonzero(bad)[0]}: loss or gradient norm is not finite; check the teacher's weights.")
+    return Scores(*(a.reshape(shape) for a in (loss, correct, norms)))

@@ -1,0 +1,88 @@
+"""Which crops a class keeps: the top n by a rule over their scores (InfoUtil Algorithm 1; RDED's for the control)."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from infoutil_jax.checks import one_of
+from infoutil_jax.errors import DataError
+from infoutil_jax.keys import example_keys, key_for
+from infoutil_jax.stages.score import Scores
+
+VERSION = 1
+GRADIENT_RULES = ("largest_gradient_norm", "smallest_gradient_norm", "middle_gradient_norm", "largest_correct")
+RULES = (*GRADIENT_RULES, "lowest_loss", "random")
+
+
+@dataclass(frozen=True)
+class Settings:
+    rule: str  # largest_gradient_norm (the paper's) | smallest_.. | middle_.. (nearest the class's median) | largest_correct
+    #            (largest among correctly classified crops, the others after them) | lowest_loss (RDED's) | random
+    pool: str  # all crops compete | best_per_image: each image's best crop only
+    duplicates: bool  # whether the same box of the same image may be kept more than once
+
+    def __post_init__(self):
+        one_of("select.rule", self.rule, RULES)
+        one_of("select.pool", self.pool, ("all", "best_per_image"))
+
+
+def _rounded(values):
+    """To five significant digits, so that rounding noise between devices cannot change an order."""
+    values = np.asarray(values, np.float64)
+    digits = 4 - np.floor(np.log10(np.abs(values), where=values != 0, out=np.zeros_like(values)))
+    return np.round(values * 10.0**digits) / 10.0**digits
+
+
+def badness(rule: str, scores: Scores, draws) -> tuple[np.ndarray, ...]:
+    """Keys to sort crops (M, R) by, most important first, best crop smallest."""
+    norm = scores.gradient_norm
+    if rule == "random":
+        return (draws,)
+    if rule == "lowest_loss":
+        return (_rounded(scores.loss),)
+    if rule == "smallest_gradient_norm":
+        return (_rounded(norm),)
+    if rule == "middle_gradient_norm":
+        return (_rounded(np.abs(norm - np.median(norm))),)
+    if rule == "largest_correct":
+        return (~scores.correct, -_rounded(norm))
+    return (-_rounded(norm),)
+
+
+def _order(keys, ids) -> np.ndarray:
+    """All (image, crop) pairs, (M * R, 2) int32, best first; ties by image id, then crop number."""
+    m, r = keys[0].shape
+    id_rank = np.empty(m, np.int64)
+    id_rank[np.argsort(np.array([i.encode("utf-8", "surrogateescape") for i in ids], dtype=object))] = np.arange(m)
+    image, crop = np.divmod(np.arange(m * r), r)
+    flat = np.lexsort((crop, id_rank[image], *(k.reshape(-1) for k in reversed(keys))))
+    return np.stack([image[flat], crop[flat]], axis=1).astype(np.int32)
+
+
+def _first_of_each(rows, labels) -> np.ndarray:
+    """`rows` without those whose label occurred before."""
+    _, first = np.unique(labels, axis=0, return_index=True)
+    return rows[np.sort(first)]
+
+
+def run(settings: Settings, seed: int, scores: Scores, boxes, ids, n: int, *, where: str) -> np.ndarray:
+    """The n best crops of a class in rank order: (n, 2) int32 rows of (image, crop).
+
+    scores (M, R), boxes (M, R, 4), ids of the M images. Permuting the candidates permutes nothing but the row numbers. Raises
+    DataError when fewer than n crops are left to choose from; `where` names the class in it.
+    """
+    shape = scores.loss.shape
+    keys = example_keys(key_for(seed, "select"), ids)
+    draws = np.asarray(jax.vmap(lambda k: jax.random.uniform(k, shape[1:]))(keys))
+    rows = _order(badness(settings.rule, scores, draws), ids)
+    if settings.pool == "best_per_image":
+        rows = _first_of_each(rows, rows[:, :1])
+    elif not settings.duplicates:
+        rows = _first_of_each(rows, np.concatenate([rows[:, :1], boxes[rows[:, 0], rows[:, 1]]], axis=1))
+    if len(rows) < n:
+        raise DataError(
+            f"select: {where} needs {n} crops (ipc x patches per image) but has {len(rows)} to choose from; lower ipc or compose.factor, "
+            "raise candidates or crop.per_image, or set select.pool=all and select.duplicates=True."
+        )
+    return rows[:n]

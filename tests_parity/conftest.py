@@ -1,0 +1,1 @@
+"""Oracles that need PyTorch or TensorFlow; `make test-parity` runs them."""
