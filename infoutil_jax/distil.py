@@ -8,13 +8,12 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from infoutil_jax import records, store
 from infoutil_jax.attribution.shapley import Design
 from infoutil_jax.errors import DataError
-from infoutil_jax.keys import key_for
+from infoutil_jax.keys import generator
 from infoutil_jax.settings import Config
 from infoutil_jax.stages import attribute, compose, crop, label, score, select
 from infoutil_jax.stages.teacher import Teacher
@@ -39,8 +38,7 @@ class Method(NamedTuple):
 def candidate_indices(split, label: int, n: int, seed: int) -> np.ndarray:
     """At most `n` randomly chosen training images of a class."""
     of_class = np.flatnonzero(split.labels == label)
-    order = jax.random.permutation(key_for(seed, "candidates", label), len(of_class))
-    return of_class[np.asarray(order)[:n]]
+    return generator(seed, "candidates", label).permutation(of_class)[:n]
 
 
 def candidates(config: Config, split, label: int) -> Candidates:

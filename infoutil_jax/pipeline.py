@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import platform
+import re
 import subprocess
 from pathlib import Path
 
@@ -130,7 +131,8 @@ def write_sets(config: Config, dataset, teacher, workdir: Path, artifacts: Path)
 
 def _layout(config: Config, dataset) -> records.Layout:
     n_classes = len(dataset.class_names)
-    return records.Layout(dataset.name, dataset.class_names, n_classes, config.data.image_size, config.compose.factor**2, n_classes)
+    name = re.sub("[^a-z0-9]+", "_", f"distilled {dataset.name}".lower()).strip("_")
+    return records.Layout(name, dataset.class_names, n_classes, config.data.image_size, config.compose.factor**2, n_classes)
 
 
 def _manifest(config: Config, name: str, dataset, teacher) -> dict:

@@ -11,5 +11,5 @@ OPENERS = {"digits": open_digits, "digits_in_photos": open_digits, "tfds": open_
 
 
 def open_dataset(settings: Settings) -> Dataset:
-    """Opens the data that `settings` names. Raises ConfigError, DataError or EnvironmentFault, each with the way out."""
+    """Opens the data that `settings` names. Raises ConfigError, DataError or EnvironmentFault, with the way out."""
     return OPENERS[settings.source](settings)

@@ -2,13 +2,12 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import jax
 import numpy as np
 
 
-def epoch_batches(key, n: int, batch_size: int) -> list[np.ndarray]:
+def epoch_batches(rng: np.random.Generator, n: int, batch_size: int) -> list[np.ndarray]:
     """A random order of range(n) cut into batches; the last one may be smaller, nothing is dropped."""
-    order = np.asarray(jax.random.permutation(key, n))
+    order = rng.permutation(n)
     return [order[i : i + batch_size] for i in range(0, n, batch_size)]
 
 

@@ -1,5 +1,6 @@
 """Image files to RGB arrays of one size: every mode that the formats hold, nothing that a hostile file can abuse."""
 
+import contextlib
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,8 @@ from infoutil_jax.errors import DataError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")  # decided by content; Pillow's other plugins never see the bytes
 SIXTEEN_BIT = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 WHITE = (255, 255, 255, 255)
+ORIENTATION, UPRIGHT = 0x0112, 1  # the EXIF tag and its harmless value
+LONGEST = 8  # times the shorter side; what lies beyond is cut before the resize
 
 
 def map_in_threads(fn, items):
@@ -20,21 +23,36 @@ def map_in_threads(fn, items):
         yield from pool.map(fn, items)
 
 
+@contextlib.contextmanager
+def _blaming(name: str):
+    """Turns whatever Pillow raises into a DataError naming the image."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise DataError(f"{name!r}: not an image of {', '.join(FORMATS)}; delete or replace it.") from error
+    except Exception as error:  # the plugins stumble over malformed bytes in many ways: SyntaxError, struct.error, ...
+        raise DataError(f"{name!r}: unreadable ({type(error).__name__}: {error}); delete or replace it.") from error
+
+
 def open_image(file, name: str, *, max_megapixels: float) -> Image.Image:
     """Reads the header only. Raises DataError naming `name` when it is no image of FORMATS or is too large."""
-    try:
+    with _blaming(name):
         image = Image.open(file, formats=FORMATS)
-    except Image.UnidentifiedImageError as error:
-        raise DataError(f"{name!r}: not an image ({', '.join(FORMATS)}); delete or replace it.") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name!r}: more pixels than data.max_megapixels={max_megapixels:g}; delete or shrink it.") from error
-    except Exception as error:  # Pillow's plugins raise whatever malformed bytes make them stumble over
-        raise DataError(f"{name!r}: header unreadable ({error}); delete or replace it.") from error
     megapixels = image.width * image.height / 1e6
     if megapixels > max_megapixels:
-        size = f"{image.width}x{image.height} = {megapixels:.3g} megapixels"
-        raise DataError(f"{name!r}: {size} exceed data.max_megapixels={max_megapixels:g}; shrink it or raise the limit.")
+        size = f"{image.width} x {image.height} = {megapixels:.4g} megapixels"
+        raise DataError(f"{name!r}: {size}, more than data.max_megapixels={max_megapixels:g}; shrink it or raise that.")
     return image
+
+
+def look(file, name: str, *, max_megapixels: float) -> tuple[bool, bool]:
+    """(has several frames, has an EXIF rotation) from the header. Raises DataError as open_image."""
+    with _blaming(name), open_image(file, name, max_megapixels=max_megapixels) as image:
+        # getexif() decodes the whole file where the header has no EXIF
+        is_turned = "exif" in image.info and image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT
+        return getattr(image, "is_animated", False), is_turned
 
 
 def decode(data: bytes, name: str, *, exif: bool, max_megapixels: float) -> np.ndarray:
@@ -42,11 +60,8 @@ def decode(data: bytes, name: str, *, exif: bool, max_megapixels: float) -> np.n
 
     Raises DataError naming `name` when the image is truncated, broken, too large or of a mode without a range.
     """
-    image = open_image(io.BytesIO(data), name, max_megapixels=max_megapixels)
-    try:
-        return to_rgb_u8(image, exif=exif)
-    except Exception as error:  # as in open_image
-        raise DataError(f"{name!r}: cannot be decoded ({error}); delete or replace it.") from error
+    with _blaming(name):
+        return to_rgb_u8(open_image(io.BytesIO(data), name, max_megapixels=max_megapixels), exif=exif)
 
 
 def to_rgb_u8(image: Image.Image, *, exif: bool = False) -> np.ndarray:
@@ -77,20 +92,19 @@ def fit(image_u8: np.ndarray, size: int) -> np.ndarray:
     """(size, size, 3) uint8 of (H, W, 3) uint8: unchanged if it already fits, else resized and cropped at the centre.
 
     The shorter side becomes size // 7 * 8 (224 -> 256, never less than size), bilinear with antialias, as in the
-    test transform of RDED (Sun et al. 2024). Only the pixels of the crop are computed, so 1 x 3000 costs no more.
+    test transform of RDED (Sun et al. 2024). Of images longer than 8 times their width only the middle is resized.
     """
-    height, width = image_u8.shape[:2]
-    if height == width == size:
+    if image_u8.shape[:2] == (size, size):
         return image_u8
-    short = max(size, size // 7 * 8)
-    top, bottom = _centre(height, min(height, width), short, size)
-    left, right = _centre(width, min(height, width), short, size)
-    image = Image.fromarray(image_u8).resize((size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
-    return np.asarray(image)
+    image = Image.fromarray(_middle(image_u8, LONGEST * min(image_u8.shape[:2])))
+    shorter = max(size, size // 7 * 8)
+    width, height = (side * shorter // min(image.size) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
-def _centre(side: int, shorter: int, short: int, size: int) -> tuple[float, float]:
-    """The centre crop's limits along one side, in source pixels, for a resize that takes `shorter` to `short`."""
-    resized = side * short // shorter
-    start = round((resized - size) / 2)
-    return start * side / resized, min((start + size) * side / resized, side)
+def _middle(image_u8: np.ndarray, longest: int) -> np.ndarray:
+    """The middle of an image, no side longer than `longest`: a line of 1 x 3000 must not grow to 256 x 768000."""
+    top, left = (max(0, side - longest) // 2 for side in image_u8.shape[:2])
+    return image_u8[top : top + longest, left : left + longest]

@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from infoutil_jax.data.decode import FORMATS, decode, fit, map_in_threads, open_image
+from infoutil_jax.data.decode import FORMATS, decode, fit, look, map_in_threads
 from infoutil_jax.data.settings import Dataset, Settings, Split, content_id
 from infoutil_jax.errors import DataError
 from infoutil_jax.progress import track
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # and every name that starts with a dot
-ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 LISTED = 5  # names in an error message
 FILES_PER_TASK = 64
 
@@ -108,22 +107,26 @@ def _walk(folder: str, root: str, notes: dict):
             notes[HIDDEN].append(entry.path)
         elif entry.is_dir(follow_symlinks=False):
             yield from _walk(entry.path, root, notes)
-        elif entry.is_symlink() and not (entry.is_file() and os.path.realpath(entry.path).startswith(root)):
+        elif entry.is_symlink() and not _leads_to_file_in(root, entry.path):
             notes[LINK].append(entry.path)
-        elif entry.is_file() and entry.name.lower().endswith(EXTENSIONS):
+        elif os.path.isfile(entry.path) and entry.name.lower().endswith(EXTENSIONS):
             yield entry
         else:
             notes[NO_IMAGE].append(entry.path)
 
 
+def _leads_to_file_in(root: str, link: str) -> bool:
+    return os.path.isfile(link) and os.path.realpath(link).startswith(root)
+
+
 def _readable(files: list[File], settings: Settings, notes: dict) -> list[File]:
     """`files` without those whose header cannot be read."""
 
-    def look(some: list[File]) -> list[tuple[str, ...]]:
-        return [_look(file, settings) for file in some]
+    def remarks(some: list[File]) -> list[list[tuple[str, str]]]:
+        return [_remarks(file, settings) for file in some]
 
     pieces = [files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)]
-    looks = (seen for some in map_in_threads(look, pieces) for seen in some)
+    looks = (seen for some in map_in_threads(remarks, pieces) for seen in some)
     kept = []
     for file, seen in zip(files, track(looks, "image headers", total=len(files), unit="files"), strict=True):
         for remark, detail in seen:
@@ -133,19 +136,18 @@ def _readable(files: list[File], settings: Settings, notes: dict) -> list[File]:
     return kept
 
 
-def _look(file: File, settings: Settings) -> list[tuple[str, str]]:
+def _remarks(file: File, settings: Settings) -> list[tuple[str, str]]:
     """(remark, detail) pairs on one file, from its header. Raises DataError on an unreadable one if `strict`."""
     path = os.path.join(settings.path, file.name)
     try:
-        with open(path, "rb") as opened, open_image(opened, path, max_megapixels=settings.max_megapixels) as image:
-            frames = [(FRAMES, path)] if getattr(image, "is_animated", False) else []
-            # asking for EXIF where the header has none would make Pillow decode the whole file
-            turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1
-            return frames + ([(ROTATED, path)] if turned else [])
+        with open(path, "rb") as opened:
+            has_frames, is_turned = look(opened, path, max_megapixels=settings.max_megapixels)
     except (DataError, OSError) as error:
         if settings.strict:
             raise DataError(f"{error} (data.strict=False leaves such files out and counts them)") from error
         return [(UNREADABLE, str(error))]
+    turned = ROTATED + (", applied" if settings.exif else ", not applied (data.exif=False)")
+    return [(remark, path) for remark, holds in ((FRAMES, has_frames), (turned, is_turned)) if holds]
 
 
 def _check_no_empty(files: list[File], class_names: list[str], root: str, notes: dict) -> None:

@@ -42,7 +42,7 @@ class Settings:
         if self.source == "folder" and not self.path:
             raise ConfigError("data.path='' but data.source='folder' needs the root of the images.")
         if self.source == "tfds" and not (self.name or self.path):
-            raise ConfigError("data.name='' and data.path='' but data.source='tfds' needs a name or a prepared directory.")
+            raise ConfigError("data.name='' and data.path='' but data.source='tfds' needs a name or a directory.")
         if self.source in ("tfds", "folder"):
             _check_splits(self.train_split, self.val_split)
 
@@ -56,7 +56,7 @@ def _check_channels(field: str, values, low: float) -> None:
 
 def _check_splits(train: str, val: str) -> None:
     if not train or not val or train == val:
-        raise ConfigError(f"data.train_split={train!r} and data.val_split={val!r} must be two different, non-empty names.")
+        raise ConfigError(f"data.train_split={train!r} and data.val_split={val!r} must be two different names.")
 
 
 class Split:
@@ -144,9 +144,9 @@ class Dataset:
 
 
 def content_id(*parts) -> str:
-    """sha256 hex over `parts`: arrays by their bytes, anything else by its repr."""
+    """sha256 hex over `parts`: arrays by their bytes, anything else by its ascii() form."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part.tobytes() if isinstance(part, np.ndarray) else repr(part).encode()
+        data = part.tobytes() if isinstance(part, np.ndarray) else ascii(part).encode()
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()

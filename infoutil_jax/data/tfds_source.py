@@ -29,22 +29,28 @@ def open_tfds(settings: Settings) -> Dataset:
 
 
 def _builder(settings: Settings):
+    """Found from its files alone, so that no dataset's own code (and what that imports) is run."""
     import tensorflow_datasets as tfds
 
-    where = settings.path or tfds.core.constants.DATA_DIR
     if not settings.name:
         return _builder_of_directory(settings.path)
     try:
-        builder = tfds.builder(settings.name, data_dir=settings.path or None)
+        return tfds.core.read_only_builder.builder_from_files(settings.name, data_dir=settings.path or None)
     except tfds.core.registered.DatasetNotFoundError as error:
-        known = tfds.core.registered.list_imported_builders()
-        near = checks.nearest(settings.name, known) or ", see tensorflow.org/datasets/catalog"
-        raise ConfigError(f"data.name={settings.name!r} is no TFDS dataset and not in {where!r}{near}") from error
-    except (AssertionError, ValueError) as error:
+        where = settings.path or tfds.core.constants.DATA_DIR
+        raise _not_found(settings.name, where) from error
+    except ValueError as error:
         raise ConfigError(f"data.name={settings.name!r}: {_one_line(error)}") from error
-    if not builder.is_prepared():
-        raise EnvironmentFault(f"{settings.name!r} is not prepared in {where!r}; {_recipe(settings.name, where)}")
-    return builder
+
+
+def _not_found(name: str, where: str) -> Exception:
+    from tensorflow_datasets.core import registered
+
+    known, dataset = registered.list_imported_builders(), re.split("[:/]", name)[0]
+    if dataset in known:
+        return EnvironmentFault(f"{name!r} is not prepared in {where!r}; {_recipe(name, where)}")
+    near = checks.nearest(dataset, known) or "; see tensorflow.org/datasets/catalog"
+    return ConfigError(f"data.name={name!r} is no dataset that TFDS knows or that is prepared in {where!r}{near}")
 
 
 def _builder_of_directory(path: str):
@@ -93,23 +99,28 @@ def _records(settings: Settings, builder, spec: str):
 
 def _split(settings: Settings, builder, spec: str) -> Split:
     records = _records(settings, builder, spec)
+    where = f"{builder.info.full_name} {spec}"
     ids = [f"{spec}/{row:07d}" for row in range(len(records))]
-    label = f"labels of {builder.info.full_name} {spec}"
 
     def read(rows: np.ndarray) -> list[np.ndarray]:
-        found = records.__getitems__([int(row) for row in rows])
+        found = _read(records, [int(row) for row in rows], where)
         return [_image(record["image"], ids[row], settings) for row, record in zip(rows, found, strict=True)]
 
-    return Split(
-        _labels(records, label), ids, read, image_size=settings.image_size, cache_gib=settings.cache_gib
-    )
+    return Split(_labels(records, where), ids, read, image_size=settings.image_size, cache_gib=settings.cache_gib)
 
 
-def _labels(records, label: str) -> np.ndarray:
+def _read(records, rows: list[int], where: str) -> list[dict]:
+    try:
+        return records.__getitems__(rows)
+    except RuntimeError as error:  # array_record checks hashes and names the file or the byte
+        raise DataError(f"{where}: file missing or damaged ({_one_line(error)}); prepare the dataset again.") from error
+
+
+def _labels(records, where: str) -> np.ndarray:
     n = len(records)
-    reads = track(range(0, n, RECORDS_PER_READ), label, total=-(-n // RECORDS_PER_READ), unit="reads")
-    rows = (range(start, min(start + RECORDS_PER_READ, n)) for start in reads)
-    return np.array([record["label"] for some in rows for record in records.__getitems__(list(some))], np.int32)
+    rows = (list(range(start, min(start + RECORDS_PER_READ, n))) for start in range(0, n, RECORDS_PER_READ))
+    labels = (record["label"] for some in rows for record in _read(records, some, where))
+    return np.fromiter(track(labels, f"labels of {where}", total=n, unit="records"), np.int32, count=n)
 
 
 def _image(data: bytes, name: str, settings: Settings) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 
+from infoutil_jax.errors import ConfigError
 from infoutil_jax.models.convolution import convolve
 from infoutil_jax.models.initializers import uniform_fan_in
 
@@ -45,4 +46,6 @@ class ConvNet(nn.Module):
         name = f"norm{block + 1}"
         if self.norm == "batch":
             return nn.BatchNorm(not train, momentum=self.bn_momentum, epsilon=1e-5, name=name)(x)
+        if self.norm != "instance":
+            raise ConfigError(f"ConvNet norm={self.norm!r} is unknown; known: batch, instance")
         return nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5, name=name)(x)

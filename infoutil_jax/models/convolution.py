@@ -3,7 +3,7 @@
 XLA's own weight gradient falls to a fraction of its speed at large batches, at three input channels, and by 10 to 24 times
 inside `lax.scan` or `lax.map`. Here the two gradients are written as ordinary convolutions in the layout of a forward pass
 (behind a barrier, so that XLA does not fold the transposes back), the weight gradient over slices of the batch. Other
-devices get XLA's own. Forward-mode differentiation (`jax.jvp`) is not defined.
+devices get XLA's own gradients. Forward-mode differentiation (`jax.jvp`) is not defined.
 """
 
 from functools import partial
@@ -14,7 +14,6 @@ from jax import lax
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _SLICE = 16  # rows per weight-gradient convolution: the fastest on two cores
-_MAX_SLICES = 8  # each slice costs compile time
 _FEW_CHANNELS = 4
 
 
@@ -52,17 +51,16 @@ def _forward(x, kernel, strides, padding, precision):
 
 def _backward(strides, padding, precision, saved, grad):
     window = dict(strides=strides, padding=padding, precision=precision)
-    return lax.platform_dependent(*saved, grad, cpu=partial(_cpu_gradients, **window), default=partial(_stock_gradients, **window))
+    fast, stock = partial(_cpu_gradients, **window), partial(_stock_gradients, **window)
+    return lax.platform_dependent(*saved, grad, cpu=fast, default=stock)
 
 
 _convolve.defvjp(_forward, _backward)
 
 
 def _stock_gradients(x, kernel, grad, *, strides, padding, precision):
-    def conv(x, kernel):
-        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_LAYOUT, precision=precision)
-
-    return jax.vjp(conv, x, kernel)[1](grad)
+    options = dict(dimension_numbers=_LAYOUT, precision=precision)
+    return jax.vjp(lambda *args: lax.conv_general_dilated(*args, strides, padding, **options), x, kernel)[1](grad)
 
 
 def _cpu_gradients(x, kernel, grad, *, strides, padding, precision):
@@ -70,9 +68,15 @@ def _cpu_gradients(x, kernel, grad, *, strides, padding, precision):
     grad_x = _input_gradient(x.shape, kernel, grad, **window)
     if x.shape[-1] <= _FEW_CHANNELS and strides == (1, 1):
         return grad_x, _matmul_kernel_gradient(x, kernel.shape, grad, padding=padding, precision=precision)
-    rows = max(_SLICE, -(-x.shape[0] // _MAX_SLICES))
-    slices = [slice(start, start + rows) for start in range(0, x.shape[0], rows)]
-    return grad_x, sum(_kernel_gradient(x[rows], kernel.shape, grad[rows], **window) for rows in slices)
+    return grad_x, _sum_over_slices(partial(_kernel_gradient, kernel_shape=kernel.shape, **window), x, grad)
+
+
+def _sum_over_slices(gradient_fn, x, grad):
+    """Sum of gradient_fn over the batch, `_SLICE` rows at a time; the first slice takes what does not divide."""
+    first = (len(x) - 1) % _SLICE + 1
+    slices = [array[first:].reshape(-1, _SLICE, *array.shape[1:]) for array in (x, grad)]
+    total = gradient_fn(x[:first], grad[:first])
+    return lax.scan(lambda total, rows: (total + gradient_fn(*rows), None), total, slices)[0]
 
 
 def _input_gradient(x_shape, kernel, grad, *, strides, padding, precision):
@@ -86,7 +90,7 @@ def _input_gradient(x_shape, kernel, grad, *, strides, padding, precision):
     )
 
 
-def _kernel_gradient(x, kernel_shape, grad, *, strides, padding, precision):
+def _kernel_gradient(x, grad, *, kernel_shape, strides, padding, precision):
     """Convolution over the batch as channels: inputs (C, H, W, B), output gradient (H', W', B, D) as its kernel."""
     x, kernel = lax.optimization_barrier((x.transpose(3, 1, 2, 0), grad.transpose(1, 2, 0, 3)))
     pads = []

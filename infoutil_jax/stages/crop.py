@@ -12,7 +12,7 @@ import numpy as np
 from infoutil_jax import parallel
 from infoutil_jax.checks import in_range, one_of
 from infoutil_jax.data import augment
-from infoutil_jax.keys import example_keys, key_for
+from infoutil_jax.keys import generator
 
 VERSION = 1
 RULES = ("shapley", "random_window", "random_resized", "whole")
@@ -39,51 +39,49 @@ class Crops(NamedTuple):
     pooled: np.ndarray  # (M, R) float32, mean Shapley value of the box's cells; NaN where the rule does not look at it
 
 
-def pool(phi_GG, window: int):
+def pool(phi_GG, window: int) -> np.ndarray:
     """Mean over every window x window block of cells, stride 1: (G - window + 1,) * 2."""
-    n = phi_GG.shape[0] - window + 1
-    rows = jnp.arange(n)[:, None] + jnp.arange(window)[None, :]
-    return phi_GG[rows].mean(axis=1)[:, rows].mean(axis=2)
+    blocks = np.lib.stride_tricks.sliding_window_view(phi_GG, (window, window))
+    return blocks.mean(axis=(-2, -1))
 
 
-def window_boxes(cells_R2, window: int, grid: int, side: int):
-    """Boxes (R, 4) in pixels of the windows whose top-left cells are `cells_R2`; equal sizes, inside the image."""
+def window_boxes(cells_R2, window: int, grid: int, side: int) -> np.ndarray:
+    """Boxes (R, 4) int32 in pixels of the windows whose top-left cells are `cells_R2`: equal sizes, inside the image."""
     length = round(window * side / grid)
-    start = jnp.minimum(jnp.round(cells_R2 * side / grid).astype(jnp.int32), side - length)
-    return jnp.concatenate([start, jnp.full_like(start, length)], axis=1)
+    start = np.minimum(np.round(np.asarray(cells_R2) * side / grid), side - length)
+    return np.concatenate([start, np.full_like(start, length)], axis=1).astype(np.int32)
 
 
-def shapley_boxes(key, phi_GG, settings: Settings, side: int):
+def shapley_boxes(rng, settings: Settings, phi_GG, side: int) -> tuple[np.ndarray, np.ndarray]:
     """(boxes (R, 4), pooled (R,)) of one image: best window of the pooled map, with fresh noise N(0, (alpha std)^2) on each of
     its entries for all crops but the last. Ties go to the first window in row-major order."""
-    grid, r = phi_GG.shape[0], settings.per_image
-    pooled = pool(phi_GG, settings.window)
-    noise = jax.random.normal(key, (r, *pooled.shape)) * (settings.alpha * pooled.std())
-    noise = noise.at[-1].set(0.0)
-    best = jnp.argmax((pooled[None] + noise).reshape(r, -1), axis=1)
-    cells = jnp.stack([best // pooled.shape[1], best % pooled.shape[1]], axis=1)
-    return window_boxes(cells, settings.window, grid, side), pooled.reshape(-1)[best]
+    pooled = pool(np.asarray(phi_GG, np.float64), settings.window)
+    noise = rng.normal(size=(settings.per_image, *pooled.shape)) * (settings.alpha * pooled.std())
+    noise[-1] = 0
+    best = (pooled + noise).reshape(settings.per_image, -1).argmax(axis=1)
+    cells = np.stack(np.unravel_index(best, pooled.shape), axis=1)
+    return window_boxes(cells, settings.window, len(phi_GG), side), pooled.reshape(-1)[best]
 
 
-def control_boxes(key, settings: Settings, grid: int, side: int):
-    """Boxes (R, 4) of one image for a rule that does not look at it."""
+def control_boxes(rng, settings: Settings, grid: int, side: int) -> np.ndarray:
+    """Boxes (R, 4) int32 of one image for a rule that does not look at it."""
     if settings.rule == "whole":
-        return jnp.array([[0, 0, side, side]], jnp.int32)
-    keys = jax.random.split(key, settings.per_image)
+        return np.array([[0, 0, side, side]], np.int32)
     if settings.rule == "random_resized":
-        return jax.vmap(lambda k: augment.random_resized_box(k, side, (0.08, 1.0), (1.0, 1.0)))(keys)
-    length = round(settings.window * side / grid)
-    start = jax.vmap(lambda k: jax.random.randint(k, (2,), 0, side - length + 1))(keys)
-    return jnp.concatenate([start, jnp.full_like(start, length)], axis=1)
+        length = np.round(side * np.sqrt(rng.uniform(0.08, 1.0, settings.per_image)))
+    else:
+        length = np.full(settings.per_image, round(settings.window * side / grid))
+    y, x = np.floor(rng.uniform(size=(2, settings.per_image)) * (side - length + 1))
+    return np.stack([y, x, length, length], axis=1).astype(np.int32)
 
 
 def run(settings: Settings, seed: int, ids, side: int, grid: int, phi_MGG=None) -> Crops:
     """Boxes for candidates `ids` (M) of `side` pixels. The draws of an image depend on (seed, rule, its id) only."""
-    keys = example_keys(key_for(seed, "crop", settings.rule), ids)
+    rngs = [generator(seed, "crop", settings.rule, i) for i in ids]
     if settings.rule == "shapley":
-        boxes, pooled = jax.vmap(functools.partial(shapley_boxes, settings=settings, side=side))(keys, jnp.asarray(phi_MGG))
-        return Crops(np.asarray(boxes), np.asarray(pooled))
-    boxes = np.asarray(jax.vmap(functools.partial(control_boxes, settings=settings, grid=grid, side=side))(keys))
+        boxes, pooled = zip(*(shapley_boxes(rng, settings, phi, side) for rng, phi in zip(rngs, phi_MGG, strict=True)), strict=True)
+        return Crops(np.stack(boxes), np.stack(pooled).astype(np.float32))
+    boxes = np.stack([control_boxes(rng, settings, grid, side) for rng in rngs])
     return Crops(boxes, np.full(boxes.shape[:2], np.nan, np.float32))
 
 

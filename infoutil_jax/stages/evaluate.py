@@ -15,7 +15,7 @@ from infoutil_jax import losses, models, optim, train
 from infoutil_jax.checks import in_range, one_of
 from infoutil_jax.data import augment
 from infoutil_jax.data.batches import epoch_batches
-from infoutil_jax.keys import key_for
+from infoutil_jax.keys import generator, key_for
 from infoutil_jax.types import DistilledSet
 
 VERSION = 1
@@ -156,13 +156,13 @@ def run(settings: Settings, distilled: DistilledSet, student: train.Network, tea
     steps_per_epoch = -(-n // batch_size)
     optimizer, step = _make_step(settings, student, teacher, factor, flip, steps_per_epoch)
     variables = models.initialize(student.model, key_for(seed, "student", "init"), side)
-    key, patch_targets = key_for(seed, "student", "batches"), _patch_targets(settings, distilled)
+    key, patch_targets = key_for(seed, "student", "views"), _patch_targets(settings, distilled)
     teacher_variables = jax.device_put(teacher_variables if settings.labels == "online" else {})
     curve = []
 
     def batches(epoch):
         key_e = jax.random.fold_in(key, epoch)
-        for i, rows in enumerate(epoch_batches(key_e, n, batch_size)):
+        for i, rows in enumerate(epoch_batches(generator(seed, "student", "order", epoch), n, batch_size)):
             yield teacher_variables, jax.random.fold_in(key_e, i), rows.astype(np.int32), distilled.images_u8[rows], patch_targets[rows]
 
     def test(epoch, state, _):
@@ -178,7 +178,7 @@ def run(settings: Settings, distilled: DistilledSet, student: train.Network, tea
 
 def nearest_neighbour(dataset, ipc: int, seed: int) -> float:
     """Validation accuracy of 1-nearest-neighbour on raw pixels with `ipc` random real images a class."""
-    rng = np.random.default_rng([seed, 1])
+    rng = generator(seed, "neighbour")
     chosen = np.concatenate([rng.choice(np.flatnonzero(dataset.train.labels == c), ipc, replace=False) for c in range(len(dataset.class_names))])
     references = dataset.train.images(chosen).reshape(len(chosen), -1).astype(np.float32)
     hits = 0

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from infoutil_jax.checks import one_of
 from infoutil_jax.errors import DataError
-from infoutil_jax.keys import example_keys, key_for
+from infoutil_jax.keys import generator
 from infoutil_jax.stages.score import Scores
 
 VERSION = 1
@@ -72,9 +71,7 @@ def run(settings: Settings, seed: int, scores: Scores, boxes, ids, n: int, *, wh
     scores (M, R), boxes (M, R, 4), ids of the M images. Permuting the candidates permutes nothing but the row numbers. Raises
     DataError when fewer than n crops are left to choose from; `where` names the class in it.
     """
-    shape = scores.loss.shape
-    keys = example_keys(key_for(seed, "select"), ids)
-    draws = np.asarray(jax.vmap(lambda k: jax.random.uniform(k, shape[1:]))(keys))
+    draws = np.stack([generator(seed, "select", i).uniform(size=scores.loss.shape[1]) for i in ids])
     rows = _order(badness(settings.rule, scores, draws), ids)
     if settings.pool == "best_per_image":
         rows = _first_of_each(rows, rows[:, :1])

@@ -14,7 +14,7 @@ from infoutil_jax.checks import in_range, one_of
 from infoutil_jax.data import augment
 from infoutil_jax.data.batches import epoch_batches, load_ahead
 from infoutil_jax.errors import NumericError
-from infoutil_jax.keys import key_for
+from infoutil_jax.keys import generator, key_for
 
 VERSION = 1
 AUGMENTATIONS = ("none", "pad_crop", "random_resized_crop")
@@ -101,7 +101,7 @@ def run(settings: Settings, network: train.Network, dataset, seed: int, *, side:
     `progress` and `snapshots` save and restore trees by step (store.Checkpoints); a run that was interrupted goes on from the
     last step in `progress`, with the same draws.
     """
-    split, key = dataset.train, key_for(seed, "teacher")
+    split, key = dataset.train, key_for(seed, "teacher", "views")
     steps_per_epoch = -(-len(split) // settings.batch_size)
     optimizer = _optimizer(settings, steps_per_epoch)
     variables = models.initialize(network.model, key_for(seed, "teacher", "init"), side)
@@ -118,7 +118,7 @@ def run(settings: Settings, network: train.Network, dataset, seed: int, *, side:
 
     def batches(epoch):
         key_e = jax.random.fold_in(key, epoch)
-        for batch in load_ahead(load, epoch_batches(key_e, len(split), settings.batch_size)):
+        for batch in load_ahead(load, epoch_batches(generator(seed, "teacher", "order", epoch), len(split), settings.batch_size)):
             yield key_e, *batch
 
     def save(epochs_done, state, _):
