@@ -14,6 +14,7 @@ def get_config(ipc: int = 10):
     c = base.get_config()
     c.name = f"cifar10_ipc{ipc}"
     c.ipc = ipc
+    c.methods = ("infoutil", "random_images", "random_mosaics", "random_crops", "rded")
     c.data.source = "tfds"
     c.data.name = "cifar10"
     c.data.mean = (0.4914, 0.4822, 0.4465)
@@ -21,4 +22,6 @@ def get_config(ipc: int = 10):
     c.crop.window = 3
     c.compose.factor = 1
     c.label.teacher = "early" if ipc < 50 else "converged"
+    c.evaluate.test_every = 20
+    c.evaluate.hard_seeds = 3 if ipc < 50 else 1
     return c

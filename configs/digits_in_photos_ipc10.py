@@ -12,6 +12,8 @@ def get_config():
     c.name = "digits_in_photos_ipc10"
     c.methods = ("infoutil", "random_images", "random_mosaics", "random_crops", "rded")
     c.data.source = "digits_in_photos"
+    c.data.mean = (0.31, 0.32, 0.30)
+    c.data.std = (0.26, 0.22, 0.24)
     c.data.image_size = 32
     c.teacher.epochs = 60
     c.teacher.augment = "pad_crop"

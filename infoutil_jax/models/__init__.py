@@ -35,6 +35,6 @@ def build(name, n_classes, **settings):
 
 
 def initialize(model, key, image_size):
-    """Fresh variables {'params', 'batch_stats'} for images of image_size x image_size pixels; they depend on `key` only."""
+    """Fresh variables {'params', 'batch_stats'} for images of image_size^2 pixels; values depend on `key` only."""
     images = jnp.zeros((1, image_size, image_size, 3))
     return jax.jit(partial(model.init, train=False))(key, images)

@@ -1,6 +1,7 @@
 """ConvNet-d: the small network of the distillation literature, with the BatchNorm of RDED (arXiv 2312.03526)."""
 
 import flax.linen as nn
+from jax import lax
 
 from infoutil_jax.errors import ConfigError
 from infoutil_jax.models.convolution import convolve
@@ -26,7 +27,7 @@ class ConvNet(nn.Module):
         x = images_norm
         for block in range(self.depth):
             x = nn.relu(self._normalise(self._convolve(x, block), block, train=train))
-            x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+            x = _halve(x)
         x = x.reshape(x.shape[0], -1)
         bias_init = uniform_fan_in(x.shape[-1])
         return nn.Dense(self.n_classes, kernel_init=uniform_fan_in(), bias_init=bias_init, name="classifier")(x)
@@ -49,3 +50,8 @@ class ConvNet(nn.Module):
         if self.norm != "instance":
             raise ConfigError(f"ConvNet norm={self.norm!r} is unknown; known: batch, instance")
         return nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5, name=name)(x)
+
+
+def _halve(x):
+    """2x2 average pool, an odd last row or column dropped (`nn.avg_pool` breaks strict dtype promotion)."""
+    return nn.pooling.pool(x, 0.0, lax.add, (2, 2), (2, 2), "VALID") / 4

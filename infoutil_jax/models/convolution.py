@@ -1,9 +1,9 @@
 """A 2-D convolution equal to `lax.conv_general_dilated`, whose gradients XLA also computes fast on a CPU.
 
-XLA's own weight gradient falls to a fraction of its speed at large batches, at three input channels, and by 10 to 24 times
-inside `lax.scan` or `lax.map`. Here the two gradients are written as ordinary convolutions in the layout of a forward pass
-(behind a barrier, so that XLA does not fold the transposes back), the weight gradient over slices of the batch. Other
-devices get XLA's own gradients. Forward-mode differentiation (`jax.jvp`) is not defined.
+XLA's own weight gradient loses speed at large batches and at three input channels, and is some 20 times slower inside
+`lax.scan` or `lax.map`. Here both gradients are ordinary convolutions in the layout of a forward pass (behind a barrier,
+so that XLA does not fold the transposes back), the weight gradient over slices of the batch. Other devices get XLA's own
+gradients. Forward-mode differentiation (`jax.jvp`) is not defined.
 """
 
 from functools import partial
@@ -20,8 +20,8 @@ _FEW_CHANNELS = 4
 def convolve(inputs, kernel, window_strides, padding, *, dimension_numbers=None, precision=None, **options):
     """`lax.conv_general_dilated` with faster CPU gradients; for `flax.linen.Conv(conv_general_dilated=convolve)`.
 
-    inputs (B, H, W, C), kernel (kh, kw, C, D) and explicit padding give (B, H', W', D). Whatever else is asked for (other
-    layouts, dilation, groups, named padding) goes to the stock operation unchanged.
+    inputs (B, H, W, C), kernel (kh, kw, C, D) and explicit padding give (B, H', W', D). Whatever else is asked for
+    (other layouts, dilation, groups, named padding) goes to the stock operation unchanged.
     """
     if not _is_plain(inputs, kernel, padding, dimension_numbers, options):
         return lax.conv_general_dilated(
@@ -80,7 +80,7 @@ def _sum_over_slices(gradient_fn, x, grad):
 
 
 def _input_gradient(x_shape, kernel, grad, *, strides, padding, precision):
-    """Convolution of the dilated output gradient with the kernel turned by 180 degrees, in and out channels exchanged."""
+    """Convolution of the dilated output gradient with the kernel turned by 180 degrees, its channels exchanged."""
     flipped = lax.optimization_barrier(kernel[::-1, ::-1].transpose(0, 1, 3, 2))
     pads = []
     for size, k, out, stride, (low, _) in zip(x_shape[1:3], kernel.shape, grad.shape[1:3], strides, padding):

@@ -13,11 +13,12 @@ import numpy as np
 
 def _draw(sample, key, shape, dtype):
     """sample(numpy Generator) -> array of `shape`, as a JAX value that works inside jit."""
-    seed = jax.random.key_data(key)
+
+    def host_draw(words):
+        return sample(np.random.default_rng(np.asarray(words))).astype(dtype)
+
     result = jax.ShapeDtypeStruct(shape, dtype)
-    return jax.pure_callback(
-        lambda words: sample(np.random.default_rng(np.asarray(words))).astype(dtype), result, seed, vmap_method="sequential"
-    )
+    return jax.pure_callback(host_draw, result, jax.random.key_data(key), vmap_method="sequential")
 
 
 def uniform_fan_in(fan_in=None):

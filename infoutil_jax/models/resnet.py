@@ -1,4 +1,4 @@
-"""ResNet-18/50/101 (He et al. 2015, arXiv 1512.03385) in torchvision's layout, 'v1.5': a bottleneck strides in its 3x3."""
+"""ResNet-18/50/101 (He et al. 2015, arXiv 1512.03385), torchvision's layout 'v1.5': a bottleneck strides in its 3x3."""
 
 from functools import partial
 
@@ -59,7 +59,8 @@ def _bottleneck_layers(width, stride):
 class ResNet(nn.Module):
     """Stem, four stages of residual blocks (widths 1, 2, 4, 8 times `width`), global average pool, one dense layer.
 
-    stage_sizes: blocks per stage. stem: 'imagenet' (7x7 stride 2, then 3x3 max pool stride 2) or 'cifar' (3x3, no pool).
+    stage_sizes: blocks per stage.
+    stem: 'imagenet' (7x7 stride 2, then 3x3 max pool stride 2) or 'cifar' (3x3 stride 1, no pool).
     bn_momentum: weight of the old running statistics, 1 minus PyTorch's `momentum`.
     """
 

@@ -1,0 +1,159 @@
+"""The networks and the convolution below them; their equality with PyTorch is checked in tests_parity."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from infoutil_jax import models
+from infoutil_jax.errors import ConfigError
+from infoutil_jax.models.convolution import convolve
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+PAD_1 = ((1, 1), (1, 1))
+STOCK = lax.conv_general_dilated
+WINDOWS = [(3, 1, PAD_1), (3, 2, PAD_1), (7, 2, ((3, 3), (3, 3))), (1, 2, ((0, 0), (0, 0))), (3, 1, ((0, 2), (3, 1)))]
+
+
+def shapes_of(model, image_size=32):
+    return jax.eval_shape(partial(models.initialize, model, image_size=image_size), jax.random.key(0))
+
+
+def n_params(name, n_classes, image_size=32):
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes_of(models.build(name, n_classes), image_size)["params"]))
+
+
+def small_convnet(**settings):
+    return models.build("convnet3", 4, width=8, **settings)
+
+
+@pytest.mark.parametrize("name", sorted(models.MODELS))
+def test_every_model_gives_one_logit_per_class(name):
+    model = models.build(name, 7)
+    images = jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32)
+    logits = jax.eval_shape(partial(model.apply, train=False), shapes_of(model, 64), images)
+    assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+
+
+def test_parameter_counts_equal_the_published_ones():
+    blocks = (27 + 1 + 2) * 128 + 2 * (9 * 128 + 1 + 2) * 128  # weights, bias and affine norm of each output channel
+    assert n_params("convnet3", 10) == blocks + (4 * 4 * 128 + 1) * 10
+    assert n_params("resnet18", 1000) == 11_689_512
+    assert n_params("resnet50", 1000) == 25_557_032
+    assert n_params("resnet101", 1000) == 44_549_160
+    assert n_params("resnet18_cifar", 1000) == 11_689_512 - (49 - 9) * 3 * 64
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="convnet3, .*resnet18_cifar"):
+        models.build("resnet19", 10)
+    with pytest.raises(ConfigError, match="widht"):
+        models.build("convnet3", 10, widht=8)
+    with pytest.raises(ConfigError, match="batch, instance"):
+        models.initialize(models.build("convnet3", 10, norm="layer"), jax.random.key(0), 32)
+    with pytest.raises(ConfigError, match="imagenet, cifar"):
+        models.initialize(models.build("resnet18", 10, stem="tiny"), jax.random.key(0), 32)
+
+
+def test_eval_mode_reads_and_train_mode_moves_the_statistics():
+    model = small_convnet(bn_momentum=0.75)
+    variables = models.initialize(model, jax.random.key(1), 8)
+    images = np.random.default_rng(0).normal(0.3, 2, (5, 8, 8, 3)).astype(np.float32)
+    _, same = model.apply(variables, images, train=False, mutable=["batch_stats"])
+    jax.tree.map(np.testing.assert_array_equal, same["batch_stats"], variables["batch_stats"])
+
+    _, moved = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    kernel, bias = (np.asarray(variables["params"]["conv1"][name], np.float64) for name in ("kernel", "bias"))
+    padded = np.pad(images.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    pixels = (np.einsum("byxcij,ijco->byxo", windows, kernel) + bias).reshape(-1, 8)
+    stats = moved["batch_stats"]["norm1"]
+    np.testing.assert_allclose(stats["mean"], 0.25 * pixels.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(stats["var"], 0.75 + 0.25 * pixels.var(0), rtol=1e-4)
+
+
+def test_instance_norm_sees_one_image_at_a_time():
+    model = small_convnet(norm="instance")
+    variables = models.initialize(model, jax.random.key(2), 8)
+    images = jax.random.normal(jax.random.key(3), (4, 8, 8, 3))
+    together = model.apply(variables, images, train=True)
+    apart = jnp.concatenate([model.apply(variables, image[None], train=True) for image in images])
+    assert set(variables) == {"params"}
+    np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
+
+
+def test_initialisation_follows_pytorch_and_the_key_alone():
+    model = models.build("convnet3", 10, width=64)
+    params = models.initialize(model, jax.random.key(0), 32)["params"]
+    for name, fan_in in {"conv1": 27, "conv2": 9 * 64, "classifier": 16 * 64}.items():
+        for leaf in params[name].values():
+            assert 0.9 < np.abs(leaf).max() * np.sqrt(fan_in) <= 1 + 1e-6 or leaf.size < 64
+        np.testing.assert_allclose(np.std(params[name]["kernel"]), 1 / np.sqrt(3 * fan_in), rtol=0.05)
+    again, other = (models.initialize(model, jax.random.key(seed), 32)["params"] for seed in (0, 1))
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+    assert np.abs(params["conv2"]["kernel"] - other["conv2"]["kernel"]).max() > 0.01
+    assert np.abs(params["conv2"]["kernel"] - params["conv3"]["kernel"]).max() > 0.01
+
+
+def test_resnet_convolutions_start_with_kaiming_fan_out():
+    kernel = models.initialize(models.build("resnet18_cifar", 4), jax.random.key(0), 8)["params"]["conv_stem"]["kernel"]
+    np.testing.assert_allclose(np.std(kernel), np.sqrt(2 / (9 * 64)), rtol=0.05)
+    assert np.abs(kernel).max() > np.sqrt(3) * np.std(kernel) * 1.2  # a normal has tails, a uniform has not
+
+
+def draw(batch, size, channels, kernel_size):
+    generator = np.random.default_rng(batch)
+    images = generator.normal(size=(batch, size, size + 1, channels)).astype(np.float32)
+    return images, generator.normal(size=(kernel_size, kernel_size, channels, 5)).astype(np.float32)
+
+
+def loss(conv, stride, padding, images, kernel):
+    return jnp.sum(jnp.sin(conv(images, kernel, (stride, stride), padding, dimension_numbers=LAYOUT)))
+
+
+def gradients(conv, images, kernel, stride, padding):
+    return jax.jit(jax.grad(partial(loss, conv, stride, padding), (0, 1)))(images, kernel)
+
+
+def assert_same_gradients(ours, stock):
+    for one, other in zip(ours, stock, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+@pytest.mark.parametrize(("kernel_size", "stride", "padding"), WINDOWS)
+def test_convolution_gradients_equal_the_stock_ones(kernel_size, stride, padding, channels):
+    args = draw(3, 9, channels, kernel_size)
+    assert_same_gradients(gradients(convolve, *args, stride, padding), gradients(STOCK, *args, stride, padding))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 16, 17, 40])
+def test_convolution_gradients_at_any_batch_size(batch):
+    args = draw(batch, 6, 8, 3)
+    assert_same_gradients(gradients(convolve, *args, 1, PAD_1), gradients(STOCK, *args, 1, PAD_1))
+
+
+@pytest.mark.parametrize("channels", [3, 8])
+def test_per_example_gradients_under_vmap_map_and_pmap(channels):
+    images, kernel = draw(4, 6, channels, 3)
+
+    def gradient(conv, image):
+        return jax.grad(partial(loss, conv, 1, PAD_1, image[None]))(kernel)
+
+    ours = partial(gradient, convolve)
+    expected = np.stack([gradient(STOCK, image) for image in images])
+    on_devices = jax.pmap(jax.vmap(ours), devices=jax.devices()[:2])(images.reshape(2, 2, *images.shape[1:]))
+    mapped = jax.jit(partial(lax.map, ours))(images)
+    assert_same_gradients([jax.vmap(ours)(images), mapped, on_devices.reshape(expected.shape)], [expected] * 3)
+
+
+def test_other_convolutions_fall_back_to_the_stock_one():
+    images, kernel = draw(2, 6, 4, 3)
+    for kernel, options in [(kernel, {"rhs_dilation": (2, 2)}), (kernel[:, :, :1, :4], {"feature_group_count": 4})]:
+        ours, stock = (
+            conv(images, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT, **options) for conv in (convolve, STOCK)
+        )
+        np.testing.assert_array_equal(ours, stock)
