@@ -9,13 +9,19 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from infoutil_jax import config
-from infoutil_jax.errors import ConfigError, InfoUtilError
+from infoutil_jax.errors import ConfigError, EnvironmentFault, InfoUtilError
 
 DEFAULT = str(Path(__file__).parent / "configs" / "digits_ipc1.py")
 CONFIG = config.define_flag()
-WORKDIR = flags.DEFINE_string("workdir", "", "Folder of this run: a new one under runs/ by default; an existing one is continued, never overwritten.")
-ARTIFACTS = flags.DEFINE_string("artifacts", "", "Folder of teachers, attributions and scores; runs that share it share them. Default: WORKDIR/artifacts.")
-DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan (evaluations, FLOPs, memory, bytes, what is missing) and stop, touching no data.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Folder of this run: by default a new one under runs/; an existing one is continued, never overwritten"
+)
+ARTIFACTS = flags.DEFINE_string(
+    "artifacts", "", "Folder of teachers, attributions and scores, shared by runs that name it; by default in the workdir"
+)
+DRY_RUN = flags.DEFINE_bool(
+    "dry_run", False, "Print the plan (evaluations, FLOPs, memory, bytes, what is missing) and stop, touching no data"
+)
 
 
 def parse(argv) -> list[str]:
@@ -27,6 +33,8 @@ def parse(argv) -> list[str]:
         return rest
     except ConfigError as error:
         sys.exit(complain(error))
+    except SystemExit:  # --help was shown; absl leaves with 1
+        sys.exit(0)
 
 
 def complain(error: InfoUtilError) -> int:
@@ -38,7 +46,7 @@ def main(_) -> int:
     logging.set_verbosity(logging.WARNING)  # of the libraries; what a run has to say it prints
     try:
         settings = config.resolve(CONFIG.value)
-        from infoutil_jax import pipeline, plan  # JAX is imported only after the flags: --help and a typo answer at once
+        from infoutil_jax import pipeline, plan  # JAX only after the flags: --help and a typo answer at once
 
         if DRY_RUN.value:
             print(plan.describe(settings))
@@ -46,6 +54,8 @@ def main(_) -> int:
             pipeline.run(settings, workdir=WORKDIR.value, artifacts=ARTIFACTS.value)
     except InfoUtilError as error:
         return complain(error)
+    except OSError as error:
+        return complain(EnvironmentFault(f"{error}; check space and permissions, or choose another --workdir."))
     return 0
 
 

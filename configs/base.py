@@ -15,9 +15,9 @@ def get_config():
     c.data = ConfigDict()
     c.data.source = "digits"  # digits | digits_in_photos | tfds | folder
     c.data.name = ""  # tfds: 'cifar10', 'cifar10:3.0.2'
-    c.data.path = ""  # folder: root of train/<class>/* and val/<class>/*; tfds: data_dir ('' = TFDS's own)
+    c.data.path = ""  # folder: root of <train_split>/<class>/* and <val_split>/<class>/*; tfds: data_dir ('' = TFDS's own)
     c.data.train_split = "train"
-    c.data.val_split = "test"
+    c.data.val_split = "test"  # folder: usually 'val'
     c.data.image_size = 32  # pixels; images are resized to size // 7 * 8 and centre-cropped unless they fit already
     c.data.mean = (0.485, 0.456, 0.406)  # ImageNet's, as RDED uses for every data set
     c.data.std = (0.229, 0.224, 0.225)
@@ -75,8 +75,8 @@ def get_config():
     c.label.teacher = "early"  # early | converged
 
     c.evaluate = ConfigDict()
-    c.evaluate.model = c.teacher.get_ref("model")
-    c.evaluate.width = c.teacher.get_ref("width")
+    c.evaluate.model = c.teacher.get_oneway_ref("model")  # the teacher's, unless it is set; setting it leaves the teacher
+    c.evaluate.width = c.teacher.get_oneway_ref("width")
     c.evaluate.epochs = 300
     c.evaluate.batch_size = 0  # 0 = RDED's: 10 at IPC 1, 50 at IPC 10, 100 at IPC 50, twice that from 100 classes on
     c.evaluate.learning_rate = 1e-3

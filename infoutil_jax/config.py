@@ -1,15 +1,14 @@
-"""Flags and ConfigDict -> `settings.Config`. The only importer of ml_collections; imports no JAX until it is asked to resolve."""
+"""Flags and ConfigDict -> `settings.Config`. The only importer of ml_collections; imports no JAX before `resolve`."""
 
 import dataclasses
 import runpy
 import typing
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from infoutil_jax.checks import nearest
 from infoutil_jax.errors import ConfigError
-
 
 HELP = "Python file whose get_config() gives the settings; --config.section.key=value changes one of them."
 
@@ -20,38 +19,61 @@ def define_flag():
 
 
 def parse_flags(argv: list[str], default: str) -> list[str]:
-    """Parses `argv` with --config=`default` unless it names another; returns what is no flag. Raises ConfigError for a flag, file
-    or key that does not exist or a value that does not parse."""
-    if not any(a.lstrip("-").split("=")[0] == "config" for a in argv[1:]):
-        argv = [argv[0], f"--config={default}", *argv[1:]]
+    """Parses `argv` with --config=`default` unless it names another; returns what is no flag.
+
+    Raises ConfigError for a flag, file or key that does not exist or a value that does not parse.
+    """
+    argument = _config_argument(argv)
+    if argument is None:
+        argument, argv = default, [argv[0], f"--config={default}", *argv[1:]]
+    _require_known(argv, load(argument))  # the flag library would fail with a traceback
     try:
-        rest = flags.FLAGS(argv)
-        flags.FLAGS["config"].value  # a file that could not be loaded says so only now
-        return rest
+        return flags.FLAGS(argv)
     except flags.Error as error:
-        raise ConfigError(f"{error}; see --help.") from error
-    except (OSError, SyntaxError, ImportError, NameError) as error:
-        raise ConfigError(f"--config: the file cannot be loaded: {_last_line(error)}") from error
-    except AttributeError as error:
-        raise _unknown_override(argv, error) from error
+        raise ConfigError(f"{_one_line(error)}; see --help.") from error
 
 
-def _last_line(error) -> str:
-    return str(error).strip().splitlines()[-1].strip()
+def _config_argument(argv: list[str]) -> str | None:
+    """The value of --config=VALUE or --config VALUE; None when there is no such flag."""
+    for i, argument in enumerate(argv[1:], start=1):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            return value if equals else "".join(argv[i + 1 : i + 2])
+    return None
 
 
-def _unknown_override(argv, error) -> ConfigError:
-    """Which --config.a.b=... names no key of the file, and what it may have meant."""
-    arguments = [a.lstrip("-").split("=", 1) for a in argv[1:]]
-    file = dict(a for a in arguments if len(a) == 2)["config"].split(":")[0]
-    known = runpy.run_path(file)["get_config"]()
-    for name in (a[0] for a in arguments if a[0].startswith("config.")):
-        here = known
-        for part in name.split(".")[1:]:
-            if part not in here:
-                return ConfigError(f"--{name}: unknown key {part!r}{nearest(part, here)} Keys there: {', '.join(here)}.")
+def load(argument: str) -> ConfigDict:
+    """What get_config() of a file returns; `argument` is FILE.py, or FILE.py:TEXT for get_config(TEXT).
+
+    Raises ConfigError when the file is missing, fails or returns something else.
+    """
+    file, *text = argument.split(":", 1)
+    try:
+        config = runpy.run_path(file)["get_config"](*text)
+    except Exception as error:  # a config is the user's own program, it can fail in any way
+        fault = f"{type(error).__name__}: {_one_line(error)}"
+        raise ConfigError(f"--config={argument}: cannot be loaded ({fault}); mend it or choose one of configs/.") from error
+    if not isinstance(config, ConfigDict):
+        given = type(config).__name__
+        raise ConfigError(f"--config={argument}: get_config() gave a {given}; return a ConfigDict, see configs/base.py.")
+    return config
+
+
+def _one_line(error) -> str:
+    return " ".join(str(error).split())
+
+
+def _require_known(argv: list[str], config: ConfigDict) -> None:
+    """Raises ConfigError for a --config.a.b=... that names no key of `config`, saying what it may have meant."""
+    names = [argument.lstrip("-").split("=")[0] for argument in argv[1:] if argument.startswith("-")]
+    for name in names:
+        here, parts = config, name.split(".")
+        for part in parts[1:] if parts[0] == "config" else ():
+            keys = list(here) if isinstance(here, ConfigDict) else []
+            if part not in keys:
+                there = ", ".join(keys) or "none"
+                raise ConfigError(f"--{name}: unknown key {part!r}{nearest(part, keys)} Keys there: {there}.")
             here = here[part]
-    return ConfigError(f"--config={file}: {_last_line(error)}")
 
 
 def _typed(field: str, value, kind):
@@ -66,28 +88,31 @@ def _typed(field: str, value, kind):
             raise ConfigError(f"{field}={value!r} has {len(value)} entries; it needs {len(kinds)}.")
         return tuple(_typed(field, v, k) for v, k in zip(value, kinds))
     if not isinstance(value, origin) or (isinstance(value, bool) and origin is not bool):
-        raise ConfigError(f"{field}={value!r} is a {type(value).__name__}; it must be a {origin.__name__}.")
+        raise ConfigError(f"{field}={value!r} has type {type(value).__name__}; it must be {origin.__name__}.")
     return value
 
 
 def _build(cls, section, prefix: str = ""):
     """A settings dataclass from a mapping with the same keys; unknown and missing keys are errors."""
-    hints, given = typing.get_type_hints(cls), set(section)
-    known = [f.name for f in dataclasses.fields(cls)]
-    for key in sorted(given - set(known)):
-        raise ConfigError(f"config: unknown key {prefix}{key}{nearest(key, known)} Keys here: {', '.join(known)}.")
-    for key in known:
-        if key not in given:
-            raise ConfigError(f"config: key {prefix}{key} is missing; start from configs/base.py.")
+    if not isinstance(section, dict):
+        raise ConfigError(f"config: {prefix.rstrip('.')}={section!r} is no section of keys; start from configs/base.py.")
+    hints, known = typing.get_type_hints(cls), [f.name for f in dataclasses.fields(cls)]
+    for key in section:
+        if key not in known:
+            raise ConfigError(f"config: unknown key {prefix}{key}{nearest(key, known)} Keys here: {', '.join(known)}.")
     values = {}
     for key in known:
-        nested = dataclasses.is_dataclass(hints[key])
-        values[key] = _build(hints[key], section[key], f"{prefix}{key}.") if nested else _typed(prefix + key, section[key], hints[key])
+        if key not in section:
+            raise ConfigError(f"config: key {prefix}{key} is missing; start from configs/base.py.")
+        if dataclasses.is_dataclass(hints[key]):
+            values[key] = _build(hints[key], section[key], f"{prefix}{key}.")
+        else:
+            values[key] = _typed(prefix + key, section[key], hints[key])
     return cls(**values)
 
 
-def resolve(config_dict):
-    """The checked settings of a run. Raises ConfigError naming the key, what was given and what is allowed."""
+def resolve(config_dict: ConfigDict):
+    """The checked `settings.Config` of a run. Raises ConfigError naming the key, what was given and what is allowed."""
     from infoutil_jax.settings import Config
 
     return _build(Config, config_dict.to_dict())

@@ -19,6 +19,9 @@ from infoutil_jax.stages import attribute, compose, crop, label, score, select
 from infoutil_jax.stages.teacher import Teacher
 from infoutil_jax.types import Candidates, DistilledImage
 
+SECTIONS = ("attribute", "crop", "score", "select", "compose", "label")
+VERSIONS = [stage.VERSION for stage in (attribute, crop, score, select, compose, label)]
+
 
 class Method(NamedTuple):
     """What distilling any class by one method needs."""
@@ -33,6 +36,13 @@ class Method(NamedTuple):
     def tile(self) -> int:
         """Side of a patch in pixels, in the distilled image."""
         return self.config.data.image_size // self.config.compose.factor
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of all that a class's records are made from."""
+        sections = [dataclasses.asdict(getattr(self.config, name)) for name in SECTIONS]
+        weights = [self.teacher.record[which]["sha256"] for which in ("early", "converged")]
+        return store.fingerprint("shard", VERSIONS, sections, self.config.ipc, weights, self.origin)
 
 
 def candidate_indices(split, label: int, n: int, seed: int) -> np.ndarray:
@@ -69,15 +79,6 @@ def require_enough(config: Config, method: str, labels, class_names) -> None:
         )
 
 
-def _cached(path: Path, record, compute):
-    """`record` (a NamedTuple type) of the arrays at `path`, computed and saved when absent."""
-    arrays = store.load_arrays(path)
-    if arrays is None:
-        arrays = compute()._asdict()
-        store.save_arrays(path, arrays)
-    return record(**arrays)
-
-
 def attribution_of(method: Method, candidates: Candidates) -> attribute.Attribution:
     """Shapley values of a class's candidates; shared by all runs with the same teacher, pool and settings."""
     settings, teacher = method.config.attribute, method.teacher
@@ -87,7 +88,7 @@ def attribution_of(method: Method, candidates: Candidates) -> attribute.Attribut
     def compute():
         return attribute.run(settings, teacher.network, teacher.converged, method.coalitions, candidates.images_u8, labels)
 
-    return _cached(method.artifacts / "attribute" / name / f"{candidates.label}.npz", attribute.Attribution, compute)
+    return store.cached(method.artifacts / "attribute" / name / f"{candidates.label}.npz", attribute.Attribution, compute)
 
 
 def crops_of(method: Method, candidates: Candidates) -> tuple[crop.Crops, np.ndarray]:
@@ -114,7 +115,7 @@ def scores_of(method: Method, candidates: Candidates, crops: crop.Crops, crops_u
         variables = teacher.variables(config.score.teacher)
         return score.run(config.score, teacher.network, variables, crops_u8, candidates.label, config.data.image_size, with_gradients=gradients)
 
-    return _cached(method.artifacts / "score" / name / f"{candidates.label}.npz", score.Scores, compute)
+    return store.cached(method.artifacts / "score" / name / f"{candidates.label}.npz", score.Scores, compute)
 
 
 def _gradient_norms(method: Method, scores: score.Scores, rows, tiles_u8, label: int):
@@ -149,9 +150,9 @@ def distil_class(method: Method, candidates: Candidates, where: str) -> list[Dis
 
 
 def write_class(method: Method, directory: Path, lines: Path, layout: records.Layout, load_candidates, label: int) -> dict:
-    """The shard of class `label` in `directory`, made unless it is there whole; returns its line in the manifest, kept in `lines`.
+    """The shard of class `label` in `directory`, made unless it is there whole; returns its line in the manifest.
 
-    `load_candidates()` is called only when there is work to do.
+    `lines`, a folder of this method's identity, keeps the lines; `load_candidates()` is called only when there is work to do.
     """
     done, shard = lines / f"{label}.json", directory / layout.shard_names[label]
     if done.exists() and shard.exists():

@@ -1,8 +1,8 @@
-"""(seed, purpose, ids) -> random numbers. Nobody else folds or splits keys across examples, so that a draw depends on what it is
-for and never on a position in a batch, the batch size or the number of devices.
+"""(seed, purpose, ids) -> random numbers: a draw depends on what it is for, never on a position in a batch, the batch
+size or the number of devices.
 
-Draws on the device come from JAX keys; the few on the host (orders, places of crops) from numpy generators, which cost no
-compilation for each new number of candidates.
+Draws on the device come from JAX keys; the few on the host (orders, places of crops) from numpy generators, which cost
+no compilation for each new number of candidates.
 """
 
 import hashlib

@@ -16,8 +16,10 @@ def soft_cross_entropy(logits_BK, target_BK):
 
 
 def distillation(logits_BK, target_BK, temperature: float):
-    """KL(target || softmax(logits / T)), shape (B,), with no T^2 factor (RDED's loss). `target_BK` holds probabilities that were
-    softened with the same temperature; zeros in it add nothing."""
+    """KL(target || softmax(logits / T)), shape (B,), with no T^2 factor (RDED's loss).
+
+    `target_BK` holds probabilities that were softened with the same temperature; zeros in it add nothing.
+    """
     log_q = jax.nn.log_softmax(logits_BK / temperature)
     log_p = jnp.log(jnp.where(target_BK > 0, target_BK, 1.0))
     return jnp.sum(target_BK * (log_p - log_q), axis=-1)

@@ -8,10 +8,10 @@ import optax
 
 
 def half_speed_cosine(peak: float, steps_per_epoch: int, epochs: int):
-    """RDED's schedule: constant within an epoch, peak * (1 + cos(pi e / 2E)) / 2, from `peak` to half of it, never to 0."""
+    """RDED's schedule: constant within an epoch, peak * (1 + cos(pi e / 2E)) / 2, from `peak` towards its half."""
 
     def schedule(step):
-        epoch = step // steps_per_epoch
+        epoch = jnp.float32(step // steps_per_epoch)
         return peak * 0.5 * (1 + jnp.cos(math.pi * epoch / (2 * epochs)))
 
     return schedule

@@ -1,8 +1,8 @@
 """Devices. The only file that names pmap, Mesh, PartitionSpec or a device.
 
-Per-example work (attribution, scores, labels) runs on each device's own rows through `pmap`: the compiler must not partition a
-`vmap(grad)` through a convolution, it does so wrongly (docs/architecture.md). Work that averages over a batch (training) may be
-compiled for a sharded batch.
+Per-example work (attribution, scores, labels) runs on each device's own rows through `pmap`: the compiler must not
+partition a `vmap(grad)` through a convolution, it does so wrongly (docs/architecture.md). Work that averages over a
+batch (training) may be compiled for a sharded batch.
 """
 
 import functools
@@ -25,14 +25,15 @@ def _pmapped(fn):
     return jax.pmap(fn, devices=jax.local_devices())
 
 
-def _replicate(tree):
-    n = len(jax.local_devices())
-    return jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf), (n, *np.shape(leaf))), tree)
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), "batch", axis_types=(AxisType.Auto,))
 
 
-def _replicate_once(tree):
-    mesh = Mesh(np.array(jax.local_devices()), "d", axis_types=(AxisType.Auto,))
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(mesh, PartitionSpec("d"))), _replicate(tree))
+def _copy_for_each_device(tree):
+    """`tree` with a new leading axis over the devices, as pmap takes it."""
+    mesh = _mesh()
+    copies = lambda leaf: np.broadcast_to(np.asarray(leaf), (mesh.size, *np.shape(leaf)))
+    return jax.tree.map(lambda leaf: jax.device_put(copies(leaf), NamedSharding(mesh, PartitionSpec("batch"))), tree)
 
 
 def _pad(rows, to: int):
@@ -43,34 +44,34 @@ def _pad(rows, to: int):
 def map_batches(fn, rows_per_device: int, shared, *arrays, label: str = ""):
     """`fn(shared, *rows)` over all rows of `arrays` (same length N >= 1), as numpy, leading axis N.
 
-    Every device gets `rows_per_device` rows a call with a copy of `shared` (a pytree); the last call is padded with copies of a
-    row and trimmed. `fn` must be the same function object from call to call (compiled once) and return arrays with one row for
-    each row given. With `label`, progress is shown under that name.
+    Every device gets `rows_per_device` rows a call with a copy of `shared` (a pytree); the last call is padded with
+    copies of a row and trimmed. `fn` must be the same function object from call to call (compiled once) and return
+    arrays with one row for each row given. With `label`, progress is shown under that name. Raises ValueError for
+    unequal lengths.
     """
     n_devices, n = len(jax.local_devices()), len(arrays[0])
+    if {len(a) for a in arrays} != {n}:
+        raise ValueError(f"map_batches: arrays have {[len(a) for a in arrays]} rows; they must agree.")
     step = rows_per_device * n_devices
     shape = (n_devices, rows_per_device)
-    copies, outputs = _replicate_once(shared), []
+    copies, outputs = _copy_for_each_device(shared), []
     starts = range(0, n, step)
     for start in track(starts, label, total=len(starts), unit=f"batches of {step}") if label else starts:
         rows = [_pad(np.asarray(a[start : start + step]), step) for a in arrays]
         outputs.append(_pmapped(fn)(copies, *(r.reshape(shape + r.shape[1:]) for r in rows)))
         if len(outputs) > 1:
             jax.block_until_ready(outputs[-2])  # one batch ahead of the device, no more
-    return jax.tree.map(lambda *parts: np.concatenate([np.asarray(p).reshape((step,) + p.shape[2:]) for p in parts])[:n], *outputs)
-
-
-def _batch_mesh() -> Mesh:
-    return Mesh(np.array(jax.local_devices()), "batch", axis_types=(AxisType.Auto,))
+    rows_of = lambda part: np.asarray(part).reshape(step, *part.shape[2:])
+    return jax.tree.map(lambda *parts: np.concatenate([rows_of(part) for part in parts])[:n], *outputs)
 
 
 def shard_rows(tree):
-    """A batch spread over the devices, its rows in order; arrays whose rows do not divide evenly stay whole on every device."""
-    mesh, n = _batch_mesh(), len(jax.local_devices())
-    spec = lambda leaf: PartitionSpec("batch") if np.ndim(leaf) and len(leaf) % n == 0 else PartitionSpec()
+    """A batch spread over the devices, its rows in order; an array whose rows do not divide stays whole on each."""
+    mesh = _mesh()
+    spec = lambda leaf: PartitionSpec("batch") if np.ndim(leaf) and len(leaf) % mesh.size == 0 else PartitionSpec()
     return jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(mesh, spec(leaf))), tree)
 
 
 def replicate(tree):
     """A copy on every device, for training on batches from `shard_rows`."""
-    return jax.device_put(tree, NamedSharding(_batch_mesh(), PartitionSpec()))
+    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))

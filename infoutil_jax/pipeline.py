@@ -9,6 +9,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
+
 from infoutil_jax import __version__, data, distil, parallel, records, results, selfcheck, store
 from infoutil_jax.errors import ConfigError, CorruptArtifact
 from infoutil_jax.progress import track
@@ -16,6 +18,7 @@ from infoutil_jax.settings import Config, for_method
 from infoutil_jax.stages import attribute, evaluate
 from infoutil_jax.stages import teacher as teacher_stage
 
+RECORD = "config.json"  # what makes a folder a run
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "pillow")
 
 
@@ -25,16 +28,14 @@ def say(text: str) -> None:
 
 def run(config: Config, *, workdir: str = "", artifacts: str = "") -> Path:
     """Distils by every method of `config`, trains students on what was written, prints the table; returns the workdir."""
-    workdir = _open_workdir(config, workdir)
+    if workdir:
+        _require_same_run(config, Path(workdir))
+    selfcheck.run()
+    dataset = open_data(config)
+    workdir = Path(workdir) if workdir else store.new_workdir(Path("runs"), config.name)
+    store.write_json(workdir / RECORD, results.plain(config))
     artifacts = Path(artifacts) if artifacts else workdir / "artifacts"
     say(f"{config.name}: {parallel.describe()}, workdir {workdir}")
-    selfcheck.run()
-    dataset = data.open_dataset(config.data)
-    say(f"{dataset.name}: {len(dataset.train)} training and {len(dataset.val)} validation images of {len(dataset.class_names)} classes")
-    for note in dataset.notes:
-        say(f"note: {note}")
-    for name in config.methods:
-        distil.require_enough(for_method(config, name), name, dataset.train.labels, dataset.class_names)
     teacher = obtain_teacher(config, dataset, artifacts)
     directories = write_sets(config, dataset, teacher, workdir, artifacts)
     table = evaluate_sets(config, dataset, teacher, directories, artifacts)
@@ -42,19 +43,28 @@ def run(config: Config, *, workdir: str = "", artifacts: str = "") -> Path:
     return workdir
 
 
-def _open_workdir(config: Config, workdir: str) -> Path:
-    """A new folder, or an existing one whose config is the same; raises ConfigError listing what differs."""
-    path = Path(workdir) if workdir else store.new_workdir(Path("runs"), config.name)
-    record, now = path / "config.json", results.plain(config)
+def _require_same_run(config: Config, path: Path) -> None:
+    """Raises ConfigError unless `path` is new, empty or a run of the same config; lists what differs."""
+    record = path / RECORD
     if record.exists():
-        before = store.read_json(record)
-        changed = results.differences(before, now)
+        changed = results.differences(store.read_json(record), results.plain(config))
         if changed:
-            raise ConfigError(f"{path} holds a run with other settings: {'; '.join(changed)}. Use another --workdir, or the settings it has.")
-    elif path.exists() and any(path.iterdir()) and workdir:
-        raise ConfigError(f"{path} is not empty and holds no run (no config.json); choose another --workdir.")
-    store.write_json(record, now)
-    return path
+            differs = "; ".join(changed)
+            raise ConfigError(f"{path} holds a run with other settings: {differs}. Use another --workdir, or those settings.")
+    elif path.exists() and any(path.iterdir()):
+        raise ConfigError(f"{path} is not empty and holds no run (no {RECORD}); choose another --workdir.")
+
+
+def open_data(config: Config) -> data.Dataset:
+    """The dataset, with what is unusual about it said and enough images for every method (else DataError)."""
+    dataset = data.open_dataset(config.data)
+    sizes = f"{len(dataset.train)} training and {len(dataset.val)} validation images"
+    say(f"{dataset.name}: {sizes} of {len(dataset.class_names)} classes")
+    for note in dataset.notes:
+        say(f"note: {note}")
+    for name in config.methods:
+        distil.require_enough(for_method(config, name), name, dataset.train.labels, dataset.class_names)
+    return dataset
 
 
 def environment() -> dict:
@@ -82,11 +92,14 @@ def obtain_teacher(config: Config, dataset, artifacts: Path) -> teacher_stage.Te
     )
     directory = artifacts / "teacher" / name
     snapshots, progress = store.Checkpoints(directory / "snapshots"), store.Checkpoints(directory / "progress", keep=2)
-    if settings.epochs not in snapshots.steps():
-        teacher_stage.run(settings, network, dataset, config.seed, side=config.data.image_size, flip=config.data.flip, progress=progress, snapshots=snapshots)
-    like = teacher_stage.blank_variables(network, config.data.image_size)
-    early, converged = (snapshots.restore(epoch, like) for epoch in (settings.early_epoch, settings.epochs))
-    snapshots.close(), progress.close()
+    side, epochs = config.data.image_size, (settings.early_epoch, settings.epochs)
+    if not set(epochs) <= set(snapshots.steps()):
+        stores = {"progress": progress, "snapshots": snapshots}
+        teacher_stage.run(settings, network, dataset, config.seed, side=side, flip=config.data.flip, **stores)
+    like = teacher_stage.blank_variables(network, side)
+    early, converged = (snapshots.restore(epoch, like) for epoch in epochs)
+    snapshots.close()
+    progress.close()
     record = _teacher_record(config, network, dataset, directory / "teacher.json", early, converged)
     for which in ("early", "converged"):
         say(f"teacher ({which}, epoch {record[which]['epoch']}): {record[which]['top1']:.2%} on {record[which]['count']} validation images")
@@ -122,10 +135,13 @@ def write_sets(config: Config, dataset, teacher, workdir: Path, artifacts: Path)
     for label in track(classes, "distil", total=len(classes), unit="classes"):
         load = functools.cache(functools.partial(distil.candidates, config, dataset.train, label))
         for name, method in methods.items():
-            shards = workdir / "shards" / name
+            shards = workdir / "shards" / name / method.identity
             lines[name].append(distil.write_class(method, directories[name], shards, layouts[name], load, label))
     for name, method in methods.items():
-        records.finish(directories[name], layouts[name], lines[name], _manifest(method.config, name, dataset, teacher))
+        manifest = _manifest(method.config, name, dataset, teacher)
+        if (directories[name] / records.MANIFEST).exists():  # a finished set keeps the environment that it was made in
+            manifest["environment"] = records.read_manifest(directories[name])["environment"]
+        records.finish(directories[name], layouts[name], lines[name], manifest)
     return directories
 
 
@@ -161,7 +177,8 @@ def evaluate_sets(config: Config, dataset, teacher, directories: dict[str, Path]
             for i in range(n_seeds):
                 curve = _student(config, dataset, teacher, distilled, student, labels, config.seed + i, artifacts, f"{name}, {labels} labels, seed {i}")
                 curves[name][labels].append(curve)
-    neighbour = [evaluate.nearest_neighbour(dataset, config.ipc, seed) for seed in range(10)]
+    per_class = min(config.ipc, int(np.bincount(dataset.train.labels).min()))
+    neighbour = [evaluate.nearest_neighbour(dataset, per_class, seed) for seed in range(10)]
     return results.Table(curves, settings.labels, neighbour)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,11 +10,18 @@ import jax
 import jax.numpy as jnp
 
 from infoutil_jax import parallel
+from infoutil_jax.checks import nearest
+from infoutil_jax.errors import ConfigError, DataError
 from infoutil_jax.settings import Config, for_method
 from infoutil_jax.stages import evaluate, select
 from infoutil_jax.stages.teacher import build_network
 
-KNOWN_SIZES = {"imagenet2012": (1_281_167, 50_000), "cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "fashion_mnist": (60_000, 10_000)}
+KNOWN_SIZES = {  # of what TFDS has to build first: training and validation images
+    "imagenet2012": (1_281_167, 50_000),
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "fashion_mnist": (60_000, 10_000),
+}
 PNG_SHARE = 0.8  # of raw pixels, photographs; digits and graphics take less
 BACKWARD = 3  # a gradient costs about three forward passes
 
@@ -27,24 +35,49 @@ class Source(NamedTuple):
     missing: str  # what has to be got first, '' when nothing
 
 
-def _tfds_source(settings) -> Source:
+def _tfds_builder(settings):
+    """Of a prepared dataset or of one that TFDS can build. Other names are not looked up, that would import TensorFlow."""
     import tensorflow_datasets as tfds
 
-    if settings.name:
-        builder = tfds.builder(settings.name, data_dir=settings.path or None)
-    else:
-        builder = tfds.builder_from_directory(settings.path)
-    sizes = [builder.info.splits[s].num_examples if s in builder.info.splits else 0 for s in (settings.train_split, settings.val_split)]
-    known = KNOWN_SIZES.get(builder.name, (0, 0))
-    missing = "" if all(sizes) else f"{builder.name} is not prepared in {builder.data_dir}: tfds build {builder.name} --file_format=array_record (needs tensorflow)"
-    return Source(builder.info.features["label"].num_classes, sizes[0] or known[0], sizes[1] or known[1], missing)
+    registered, dataset = tfds.core.registered, re.split("[:/]", settings.name)[0]
+    known = registered.list_imported_builders()
+    try:
+        if dataset in known:
+            return tfds.builder(settings.name, data_dir=settings.path or None)
+        if settings.name:
+            return tfds.core.read_only_builder.builder_from_files(settings.name, data_dir=settings.path or None)
+        return tfds.builder_from_directory(settings.path)
+    except registered.DatasetNotFoundError as error:
+        raise ConfigError(f"data.name={settings.name!r} is no dataset that TFDS knows{nearest(dataset, known)}") from error
+    except (AssertionError, ValueError, OSError) as error:
+        fault = str(error).splitlines()[0]
+        raise ConfigError(f"data.name={settings.name!r}, data.path={settings.path!r}: {fault}") from error
+
+
+def _tfds_sizes(settings, builder) -> tuple[int, int]:
+    """Images of the two splits, 0 where the dataset is neither prepared nor known."""
+    if not builder.info.splits:
+        return KNOWN_SIZES.get(builder.name, (0, 0))
+    try:
+        return tuple(builder.info.splits[split].num_examples for split in (settings.train_split, settings.val_split))
+    except ValueError as error:
+        raise ConfigError(f"data.train_split or data.val_split: {str(error).splitlines()[0]}") from error
+
+
+def _tfds_source(settings) -> Source:
+    builder = _tfds_builder(settings)
+    if "label" not in builder.info.features:
+        raise DataError(f"data.name={settings.name!r} has no feature 'label'; choose an image-classification dataset.")
+    recipe = f"tfds build {builder.name} --file_format=array_record (needs tensorflow)"
+    missing = "" if builder.info.splits else f"{builder.name} is not prepared in {builder.data_dir}: {recipe}"
+    return Source(builder.info.features["label"].num_classes, *_tfds_sizes(settings, builder), missing)
 
 
 def _folder_source(settings) -> Source:
-    train, val = (Path(settings.path) / split for split in ("train", "val"))
+    train, val = (Path(settings.path) / split for split in (settings.train_split, settings.val_split))
     if not train.is_dir() or not val.is_dir():
         return Source(1, 0, 0, f"no folders {train} and {val}")
-    count = lambda root: sum(1 for path in root.glob("*/*") if path.is_file())
+    count = lambda root: sum(1 for path in root.glob("*/**/*") if path.is_file())
     return Source(sum(1 for path in train.iterdir() if path.is_dir()), count(train), count(val), "")
 
 
@@ -56,7 +89,7 @@ def source_of(config: Config) -> Source:
 
 
 def forward_cost(network, side: int) -> tuple[float, int]:
-    """(FLOPs of one image's forward pass as the compiler counts them, parameters)."""
+    """(FLOPs of one image's forward pass as the compiler counts them, without those on padding; parameters)."""
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     variables = jax.eval_shape(functools.partial(network.model.init, train=False), jax.random.key(0), image)
     cost = jax.jit(network.logits).lower(variables, image).cost_analysis()
@@ -71,16 +104,28 @@ def _unit(value: float, unit: str, base: int = 1000) -> str:
     return f"{value:.3g} E{unit}"
 
 
-def _distil_lines(config: Config, name: str, source: Source, flops: float) -> list[str]:
-    pool = source.n_classes * config.candidates
+def _distil_line(config: Config, name: str, source: Source, flops: float) -> str:
+    most = source.n_classes * config.candidates
+    pool = min(most, source.n_train or most)
     crops = pool * (1 if config.crop.rule == "whole" else config.crop.per_image)
-    evaluations = pool * config.attribute.budget if config.crop.rule == "shapley" else 0
+    budget = min(config.attribute.budget, 2 ** config.attribute.grid**2)
+    evaluations = pool * budget if config.crop.rule == "shapley" else 0
     scored = 0 if config.select.rule == "random" else crops
-    cost = flops * (evaluations + scored * (1 + BACKWARD if config.select.rule in select.GRADIENT_RULES else 1))
-    return [
+    passes = 1 + BACKWARD if config.select.rule in select.GRADIENT_RULES else 1
+    return (
         f"{name:15s} {pool:,} candidates, {evaluations:,} coalition evaluations, {scored:,} crops scored, "
-        f"{source.n_classes * config.n_crops:,} kept: {_unit(cost, 'FLOP')}"
-    ]
+        f"{source.n_classes * config.n_crops:,} kept: {_unit(flops * (evaluations + scored * passes), 'FLOP')}"
+    )
+
+
+def _student_line(config: Config, source: Source, flops: float) -> str:
+    settings = config.evaluate
+    batch = settings.batch_size or evaluate.default_batch_size(config.ipc, source.n_classes)
+    steps = settings.epochs * math.ceil(config.ipc * source.n_classes / batch)
+    cost = flops * steps * batch * (BACKWARD + (settings.labels == "online"))
+    hard = settings.hard_seeds if settings.labels != "hard" else 0
+    students = len(config.methods) * (settings.seeds + hard)
+    return f"students        {students} x {steps:,} steps of {batch}: {_unit(cost, 'FLOP')} each ({settings.labels} labels)"
 
 
 def _output_bytes(config: Config, n_classes: int) -> tuple[float, float]:
@@ -97,32 +142,38 @@ def _memory(config: Config, n_parameters: int) -> tuple[float, float]:
     return config.candidates * (image + crops), gradients + 8 * n_parameters + config.attribute.micro_batch * image * 4
 
 
+def _data_line(source: Source) -> str:
+    train, val = (f"{n:,}" if n else "unknown number of" for n in (source.n_train, source.n_val))
+    return f"data            {source.n_classes:,} classes, {train} training and {val} validation images"
+
+
+def _disk_and_memory_lines(config: Config, source: Source, n_parameters: int) -> list[str]:
+    host, device = (_unit(n, "B", 1024) for n in _memory(config, n_parameters))
+    png, labels = (_unit(n, "B", 1024) for n in _output_bytes(config, source.n_classes))
+    return [
+        f"memory          host {host} for one class, device {device} besides activations",
+        f"output          {source.n_classes * config.ipc:,} images a set: about {png} of PNG, {labels} of soft labels",
+    ]
+
+
 def describe(config: Config) -> str:
-    """The plan as text: work per stage and method, memory, bytes written, what is missing."""
-    source = source_of(config)
-    network = build_network(config.teacher.model, config.teacher.width, source.n_classes, config.data.mean, config.data.std)
+    """The plan as text: work per stage and method, memory, bytes written, what is missing.
+
+    Raises ConfigError or DataError for a dataset or split that does not exist.
+    """
+    source, teacher = source_of(config), config.teacher
+    network = build_network(teacher.model, teacher.width, source.n_classes, config.data.mean, config.data.std)
     flops, n_parameters = forward_cost(network, config.data.image_size)
-    training = BACKWARD * flops * source.n_train * config.teacher.epochs
-    batch = config.evaluate.batch_size or evaluate.default_batch_size(config.ipc, source.n_classes)
-    steps = config.evaluate.epochs * math.ceil(config.ipc * source.n_classes / batch)
-    student = flops * steps * batch * (BACKWARD + (config.evaluate.labels == "online"))
-    students = len(config.methods) * (config.evaluate.seeds + config.evaluate.hard_seeds)
-    host, device = _memory(config, n_parameters)
-    png, labels = _output_bytes(config, source.n_classes)
-    size = lambda n: f"{n:,}" if n else "unknown number of"
-    lines = [
-        f"plan of {config.name}: {config.data.source} {config.data.name or config.data.path}".rstrip() + f" at {config.data.image_size} px, IPC {config.ipc}",
-        f"data            {source.n_classes:,} classes, {size(source.n_train)} training and {size(source.n_val)} validation images",
+    training = BACKWARD * flops * source.n_train * teacher.epochs
+    name = " ".join(filter(None, (config.data.source, config.data.name or config.data.path)))
+    return "\n".join([
+        f"plan of {config.name}: {name} at {config.data.image_size} px, IPC {config.ipc}",
+        _data_line(source),
         f"devices         {parallel.describe()}",
-        f"network         {config.teacher.model}: {n_parameters:,} parameters, {_unit(flops, 'FLOP')} a forward pass",
-        f"teacher         {config.teacher.epochs} epochs: {_unit(training, 'FLOP')}" + ("" if source.n_train else " (size of the data unknown)"),
-    ]
-    for name in config.methods:
-        lines += _distil_lines(for_method(config, name), name, source, flops)
-    lines += [
-        f"students        {students} x {steps:,} steps of {batch}: {_unit(student, 'FLOP')} each (with on-line labels)",
-        f"memory          host {_unit(host, 'B', 1024)} for one class, device {_unit(device, 'B', 1024)} besides activations",
-        f"output          {source.n_classes * config.ipc:,} images a set: about {_unit(png, 'B', 1024)} of PNG, {_unit(labels, 'B', 1024)} of soft labels",
+        f"network         {teacher.model}: {n_parameters:,} parameters, {_unit(flops, 'FLOP')} a forward pass",
+        f"teacher         {teacher.epochs} epochs: {_unit(training, 'FLOP') if source.n_train else 'size of the data unknown'}",
+        *(_distil_line(for_method(config, method), method, source, flops) for method in config.methods),
+        _student_line(config, source, flops),
+        *_disk_and_memory_lines(config, source, n_parameters),
         f"missing         {source.missing or 'nothing'}",
-    ]
-    return "\n".join(lines)
+    ])

@@ -19,4 +19,5 @@ def track(items, label: str, *, total: int, unit: str = "it"):
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES or (done == total and now - start >= 1):
             last, rate = now, done / (now - start)
-            print(f"{label}: {done}/{total} {unit}, {rate:.3g} {unit}/s, {(total - done) / rate:.0f} s left", file=sys.stderr, flush=True)
+            line = f"{label}: {done}/{total} {unit}, {rate:.3g} {unit}/s, {(total - done) / rate:.0f} s left"
+            print(line, file=sys.stderr, flush=True)

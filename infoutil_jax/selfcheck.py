@@ -26,8 +26,8 @@ def _norms(variables, images, labels):
 def run() -> float:
     """Gradient norms of 16 rows of a small network, spread over all devices, against single examples on one device.
 
-    Returns the largest relative error; raises NumericError when it exceeds the tolerance. (Some compilers return 0 for rows
-    off the first device, and a selection from such scores still looks plausible.)
+    Returns the largest relative error; raises NumericError when it exceeds the tolerance. (Some compilers return 0 for
+    rows off the first device, and a selection from such scores still looks plausible.)
     """
     rng = np.random.default_rng(0)
     images = rng.normal(size=(ROWS, 8, 8, 3)).astype(np.float32)
@@ -39,6 +39,7 @@ def run() -> float:
     error = float(np.max(np.abs(spread / single - 1)))
     if not error < TOLERANCE:
         raise NumericError(
-            f"self-check: per-example gradient norms on {parallel.describe()} are wrong by {error:.1%}; use another jax version, or one device."
+            f"self-check: per-example gradient norms on {parallel.describe()} are wrong by {error:.1%}; "
+            "use another jax version, or one device."
         )
     return error

@@ -44,17 +44,18 @@ class Config:
     evaluate: evaluate.Settings
 
     def __post_init__(self):
+        in_range("seed", self.seed, 0, 2**32 - 1)  # JAX keys see the lowest 32 bits only
         in_range("ipc", self.ipc, 1)
         in_range("candidates", self.candidates, 1)
         in_range("crop.window", self.crop.window, 1, self.attribute.grid)
         if not self.methods:
             raise ConfigError(f"methods is empty; name at least one of {', '.join(METHODS)}.")
+        in_range("evaluate.zoom_grid", self.evaluate.zoom_grid, 1, self.data.image_size)
         for method in self.methods:
             one_of("methods", method, METHODS)
-        for method in self.methods:
-            factor = for_method(self, method).compose.factor
-            if self.data.image_size % factor:
-                raise ConfigError(f"compose.factor={factor} does not divide data.image_size={self.data.image_size}; choose a divisor.")
+            factor, side = METHODS[method].get("compose", {}).get("factor", self.compose.factor), self.data.image_size
+            if side % factor:
+                raise ConfigError(f"compose.factor={factor} ({method}) does not divide data.image_size={side}; choose a divisor.")
 
     @property
     def n_crops(self) -> int:
@@ -64,7 +65,5 @@ class Config:
 
 def for_method(config: Config, method: str) -> Config:
     """`config` with one method's differences."""
-    changed = {section: dataclasses.replace(getattr(config, section), **fields) for section, fields in METHODS[method].items()}
-    new = object.__new__(Config)
-    new.__dict__.update({**config.__dict__, **changed})
-    return new
+    sections = {name: dataclasses.replace(getattr(config, name), **fields) for name, fields in METHODS[method].items()}
+    return dataclasses.replace(config, **sections)

@@ -14,9 +14,8 @@ from infoutil_jax.errors import CorruptArtifact, EnvironmentFault
 
 
 def fingerprint(*parts) -> str:
-    """16 hex digits of a canonical JSON form of `parts`: equal parts, equal name."""
-    text = json.dumps(parts, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    """16 hex digits of a canonical JSON form of `parts`: equal parts, equal name. Raises TypeError for what JSON cannot hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -31,8 +30,13 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise EnvironmentFault(f"{path}: cannot write {len(data)} bytes ({error.strerror}); free the space or choose another --workdir.") from error
+        if path.parent.is_dir():
+            partial.unlink(missing_ok=True)
+        raise _cannot_write(path, error) from error
+
+
+def _cannot_write(path: Path, error: OSError) -> EnvironmentFault:
+    return EnvironmentFault(f"{path}: cannot be written ({error.strerror or error}); free the space or choose another --workdir.")
 
 
 def write_json(path: Path, value) -> None:
@@ -68,15 +72,12 @@ def load_arrays(path: Path) -> dict | None:
         return dict(arrays)
 
 
-def cached(path: Path, compute):
-    """The NamedTuple of arrays at `path`, computed and saved when absent. `compute.__annotations__` is not needed: the caller
-    passes (record type, function)."""
-    record, fn = compute
+def cached(path: Path, record, compute):
+    """`record` (a NamedTuple type) of the arrays at `path`; compute() gives it, and it is saved, when there is no such file."""
     arrays = load_arrays(path)
     if arrays is None:
-        value = fn()
-        save_arrays(path, value._asdict())
-        return value
+        arrays = compute()._asdict()
+        save_arrays(path, arrays)
     return record(**arrays)
 
 
@@ -84,12 +85,14 @@ def new_workdir(root: Path, name: str) -> Path:
     """A fresh directory `root/name-YYYYmmdd-HHMMSS[-n]`."""
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     for suffix in ["", *(f"-{i}" for i in range(2, 1000))]:
+        path = Path(root) / (stem + suffix)
         try:
-            path = Path(root) / (stem + suffix)
             path.mkdir(parents=True)
             return path
         except FileExistsError:
             continue
+        except OSError as error:
+            raise _cannot_write(path, error) from error
     raise EnvironmentFault(f"{root}: a thousand runs named {stem}; choose a --workdir.")
 
 
@@ -117,9 +120,16 @@ class Checkpoints:
         return self._directory / f"{step}.sha256"
 
     def save(self, step: int, tree) -> None:
+        """Saves `tree`, the hash last: what an interrupted save left is replaced, a complete step is kept."""
+        if step in self.steps():
+            return
         tree = jax.tree.map(np.asarray, tree)
-        self._manager.save(step, args=self._ocp.args.StandardSave(tree))
-        self._manager.wait_until_finished()
+        try:
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
+            self._manager.save(step, args=self._ocp.args.StandardSave(tree), force=True)  # else: nothing below the latest
+        except OSError as error:
+            raise _cannot_write(self._directory / str(step), error) from error
         write_bytes(self._hash_file(step), tree_hash(tree).encode())
 
     def steps(self) -> list[int]:

@@ -23,7 +23,8 @@ class Network(NamedTuple):
 
     def normalize(self, images):
         """[0, 1] images (..., 3) -> (image - mean) / std."""
-        return (images - jnp.array(self.mean, jnp.float32)) / jnp.array(self.std, jnp.float32)
+        mean, std = (jnp.array(value, jnp.float32, ndmin=images.ndim) for value in (self.mean, self.std))
+        return (images - mean) / std
 
     def logits(self, variables, images):
         """Logits (B, K) of images (B, H, W, 3) in [0, 1], BatchNorm in eval mode."""
@@ -55,7 +56,8 @@ def update(network: Network, optimizer, state: TrainState, images, loss_of_logit
         return loss_of_logits(logits), new.get("batch_stats", {})
 
     (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes its integer step count with floats
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, batch_stats, opt_state, state.step + 1), loss
 
@@ -63,7 +65,8 @@ def update(network: Network, optimizer, state: TrainState, images, loss_of_logit
 def fit(step, state, batches, *, epochs: int, steps_per_epoch: int, label: str, first_epoch: int = 0, after_epoch=None):
     """Runs `state, loss = step(state, *batch)` over `batches(epoch)` for epochs [first_epoch, epochs).
 
-    `after_epoch(epochs_done, state, mean_loss)` is called at each epoch's end. Raises NumericError when a loss is not finite.
+    `after_epoch(epochs_done, state, mean_loss)` is called at each epoch's end. Raises NumericError when a loss is not
+    finite, before `after_epoch` sees that epoch.
     """
     stream = ((epoch, i, b) for epoch in range(first_epoch, epochs) for i, b in enumerate(batches(epoch)))
     losses = []
@@ -73,18 +76,20 @@ def fit(step, state, batches, *, epochs: int, steps_per_epoch: int, label: str, 
         state, loss = step(state, *batch)
         losses.append(loss)
         if i + 1 == steps_per_epoch:
-            mean_loss = float(np.mean(jax.device_get(losses)))
-            _require_finite(losses, label, epoch)
-            losses = []
+            values, losses = np.array(jax.device_get(losses)), []
+            _require_finite(values, label, epoch)
             if after_epoch:
-                after_epoch(epoch + 1, state, mean_loss)
+                after_epoch(epoch + 1, state, float(values.mean()))
     return state
 
 
 def _require_finite(losses, label, epoch):
-    bad = np.flatnonzero(~np.isfinite(np.asarray(jax.device_get(losses))))
+    bad = np.flatnonzero(~np.isfinite(losses))
     if bad.size:
-        raise NumericError(f"{label}: the loss is not finite at epoch {epoch + 1}, step {bad[0] + 1}; lower the learning rate or look for NaN in the images.")
+        raise NumericError(
+            f"{label}: the loss is not finite at epoch {epoch + 1}, step {bad[0] + 1}; lower the learning rate "
+            "or look for NaN in the images."
+        )
 
 
 @functools.lru_cache(maxsize=None)

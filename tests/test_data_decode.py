@@ -1,4 +1,4 @@
-"""Every mode, the formats allowed and no other, broken and hostile files, and the resize against whole-image oracles."""
+"""Every mode, the formats allowed and no other, broken and hostile files, and the resize against a matrix product."""
 
 import io
 import struct
@@ -140,7 +140,7 @@ def test_other_formats_are_not_opened(image_format):
         decode_any(encode(Image.fromarray(RGB), image_format))
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff", b"<!DOCTYPE html><html></html>", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("data", [b"", b"\xff", b"<!DOCTYPE html>", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"])
 def test_no_image_names_the_file(data):
     with pytest.raises(DataError, match="'some/file'"):
         decode_any(data)
@@ -205,10 +205,13 @@ def test_fit_is_antialiased_resize_then_centre_crop(height, width, size):
     assert abs(actual - expected).max() <= 1.1  # Pillow rounds to 8 bits after each of its two passes
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (2, 3), (31, 32), (1, 60000)])
-def test_fit_of_extreme_shapes(shape):
+@pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (2, 3), (31, 32)])
+def test_fit_of_extreme_shapes(shape, monkeypatch):
+    resize, sizes = Image.Image.resize, []
+    monkeypatch.setattr(Image.Image, "resize", lambda self, size, *a: sizes.append(size) or resize(self, size, *a))
     flat = np.full((*shape, 3), 77, np.uint8)
     np.testing.assert_array_equal(fit(flat, 224), np.full((224, 224, 3), 77, np.uint8))
+    assert max(max(size) for size in sizes) <= 8 * 256  # no wide intermediate image, however long the line
 
 
 def test_the_middle_of_an_extreme_shape_is_what_remains():

@@ -39,8 +39,8 @@ def test_split_is_the_same_for_ever():
 
 
 def test_content_ids_differ_by_source_only():
-    ids = {open_dataset(make_settings(source=s, image_size=n)).content_id for s in ("digits", "digits_in_photos") for n in (16, 32)}
-    assert len(ids) == 2
+    choices = [(source, size) for source in ("digits", "digits_in_photos") for size in (16, 32)]
+    assert len({open_dataset(make_settings(source=s, image_size=n)).content_id for s, n in choices}) == 2
 
 
 @pytest.mark.parametrize("size", [8, 32, 224])
@@ -64,7 +64,8 @@ def test_photo_boxes_hold_the_whole_digit(size):
     split = open_dataset(settings).train
     boxes = digits.photo_boxes(settings)
     assert boxes.shape == (1437, 4) and boxes.dtype == np.int32
-    assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= size).all() and (boxes[:, 2:] == size // 2).all()
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= size).all()
+    assert (boxes[:, 2:] == size // 2).all()
     for i in range(0, 1437, 100):
         y, x, h, w = boxes[i]
         image = split.images([i])[0].astype(int)
@@ -79,7 +80,8 @@ def test_photo_boxes_hold_the_whole_digit(size):
 
 def test_digits_in_photos_vary_and_stay_legible():
     settings = make_settings(source="digits_in_photos")
-    boxes, images_u8 = digits.photo_boxes(settings), open_dataset(settings).train.images(slice(None))
+    boxes = digits.photo_boxes(settings)
+    images_u8 = open_dataset(settings).train.images(slice(None))
     assert len(np.unique(boxes[:, :2], axis=0)) == 17 * 17
     assert len({image.tobytes() for image in images_u8}) == 1437
     for i, (y, x, h, w) in enumerate(boxes):
@@ -87,10 +89,11 @@ def test_digits_in_photos_vary_and_stay_legible():
         assert inside.max() >= 200 > 0.65 * 255 >= np.median(images_u8[i])
 
 
-def test_photographs_are_real_and_both_used():
-    photos = load_sample_images().images
-    means = np.array([digits._background(photos, row, 32).mean((0, 1)) for row in range(200)])
-    blue_minus_red = means[:, 2] - means[:, 0]
-    assert (blue_minus_red > 5).sum() > 20 and (blue_minus_red < -20).sum() > 20  # the sky of one, the flower of the other
-    crop = digits._background([np.full((60, 90, 3), 100, np.uint8)], 0, 32)
-    np.testing.assert_allclose(crop, 60.0, atol=0.01)
+def test_backgrounds_are_random_squares_of_every_photograph():
+    columns = np.broadcast_to(np.arange(90, dtype=np.uint8)[None, :, None], (60, 90, 3))
+    crops = [digits._background([columns, columns + 100], row, 8) for row in range(300)]
+    photo_of = np.array([crop.min() >= 60 for crop in crops])  # 100 at DIM = 0.6
+    assert 100 < photo_of.sum() < 200
+    lefts = {round(float(crop[0, 0, 0] / 0.6 - 100 * second)) for crop, second in zip(crops, photo_of, strict=True)}
+    assert min(lefts) <= 3 and max(lefts) >= 70 and len(lefts) > 60  # a square of 16 in 90 columns starts at 0..74
+    np.testing.assert_allclose(np.diff(crops[0][0, 1:-1, 0]), 2 * 0.6, atol=0.61)  # half resolution, rounded to levels

@@ -131,7 +131,8 @@ def broken(root):
 def test_unreadable_headers_are_left_out_and_counted(broken):
     data = open_root(broken)
     assert len(data.train) == 6
-    assert len(data.notes) == 1 and data.notes[0].startswith("4 unreadable images left out") and "bomb.png" in data.notes[0]
+    (note,) = data.notes
+    assert note.startswith("4 unreadable images left out") and "bomb.png" in note
 
 
 def test_unreadable_headers_stop_a_strict_run(broken):

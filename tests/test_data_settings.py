@@ -126,4 +126,5 @@ def test_content_id_separates_its_parts():
     assert content_id("a", "b") == content_id("a", "b") != content_id("ab")
     assert content_id("a", ("b",)) != content_id("a", "b")
     assert content_id(np.array([1, 2])) != content_id(np.array([2, 1]))
+    assert content_id(np.array([1, 2])) != content_id(np.array([1]), np.array([2]))
     assert len(content_id("\udcff")) == 64

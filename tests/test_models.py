@@ -54,6 +54,8 @@ def test_unknown_names_are_refused_with_the_known_ones():
         models.build("convnet3", 10, widht=8)
     with pytest.raises(ConfigError, match="batch, instance"):
         models.initialize(models.build("convnet3", 10, norm="layer"), jax.random.key(0), 32)
+    with pytest.raises(ConfigError, match="depth=4 needs images of 16 pixels or more, got 8x8"):
+        models.initialize(models.build("convnet4", 10), jax.random.key(0), 8)
     with pytest.raises(ConfigError, match="imagenet, cifar"):
         models.initialize(models.build("resnet18", 10, stem="tiny"), jax.random.key(0), 32)
 
@@ -75,7 +77,7 @@ def test_eval_mode_reads_and_train_mode_moves_the_statistics():
     np.testing.assert_allclose(stats["var"], 0.75 + 0.25 * pixels.var(0), rtol=1e-4)
 
 
-def test_instance_norm_sees_one_image_at_a_time():
+def test_instance_norm_sees_one_image_and_one_channel_at_a_time():
     model = small_convnet(norm="instance")
     variables = models.initialize(model, jax.random.key(2), 8)
     images = jax.random.normal(jax.random.key(3), (4, 8, 8, 3))
@@ -83,6 +85,9 @@ def test_instance_norm_sees_one_image_at_a_time():
     apart = jnp.concatenate([model.apply(variables, image[None], train=True) for image in images])
     assert set(variables) == {"params"}
     np.testing.assert_allclose(together, apart, rtol=1e-4, atol=1e-5)
+    conv = {name: leaf.at[..., 0].multiply(9) for name, leaf in variables["params"]["conv1"].items()}
+    louder = model.apply({"params": {**variables["params"], "conv1": conv}}, images, train=True)
+    np.testing.assert_allclose(together, louder, rtol=1e-3, atol=1e-3)
 
 
 def test_initialisation_follows_pytorch_and_the_key_alone():
@@ -150,10 +155,11 @@ def test_per_example_gradients_under_vmap_map_and_pmap(channels):
     assert_same_gradients([jax.vmap(ours)(images), mapped, on_devices.reshape(expected.shape)], [expected] * 3)
 
 
-def test_other_convolutions_fall_back_to_the_stock_one():
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize(("padding", "dilation"), [("SAME", (1, 1)), (PAD_1, (2, 2)), (PAD_1, (1, 1))])
+def test_other_convolutions_fall_back_to_the_stock_one(padding, dilation, groups):
     images, kernel = draw(2, 6, 4, 3)
-    for kernel, options in [(kernel, {"rhs_dilation": (2, 2)}), (kernel[:, :, :1, :4], {"feature_group_count": 4})]:
-        ours, stock = (
-            conv(images, kernel, (1, 1), "SAME", dimension_numbers=LAYOUT, **options) for conv in (convolve, STOCK)
-        )
-        np.testing.assert_array_equal(ours, stock)
+    kernel = kernel[:, :, : 4 // groups, :4]
+    options = dict(rhs_dilation=dilation, feature_group_count=groups, dimension_numbers=LAYOUT)
+    ours, stock = (conv(images, kernel, (1, 1), padding, **options) for conv in (convolve, STOCK))
+    np.testing.assert_array_equal(ours, stock)

@@ -27,15 +27,16 @@ def expand(mask_P, side: int):
 
 def _blur(image_norm):
     side = image_norm.shape[0]
-    distance = jnp.arange(side)[:, None] - jnp.arange(side)[None, :]
+    at = jnp.arange(side, dtype=jnp.float32)
+    distance = at[:, None] - at[None, :]
     kernel = jnp.exp(-0.5 * jnp.square(distance / (side / 8)))
     kernel = kernel / kernel.sum(axis=1, keepdims=True)
     return jnp.einsum("yh,hwc,xw->yxc", kernel, image_norm, kernel)
 
 
 def baseline_image(image_norm, kind: str):
-    """What stands where a patch is absent, like `image_norm` (H, W, 3), in normalised space: 'zero' (the data set's mean colour:
-    Captum's default on a standardised input), 'mean_colour' (this image's own) or 'blur' (Gaussian, sigma = side / 8)."""
+    """What stands where a patch is absent, in normalised space like `image_norm` (H, W, 3): 'zero' (the data set's mean
+    colour: Captum's default on a standardised input), 'mean_colour' (this image's own) or 'blur' (sigma = side / 8)."""
     if kind == "zero":
         return jnp.zeros_like(image_norm)
     if kind == "mean_colour":
@@ -48,7 +49,7 @@ def _value(logits_K, target, kind: str):
     return scores[target]
 
 
-def coalition_values(logits_fn, image_norm, masks_SP, label, *, baseline: str, value: str, target: str, micro_batch: int):
+def coalition_values(logits_fn, image_norm, masks_SP, label, *, baseline, value, target, micro_batch: int):
     """v(S) for every coalition of one image, (S,) float32.
 
     `logits_fn` maps normalised images (B, H, W, 3) to logits (B, K). image_norm (H, W, 3), masks_SP bool, label int32.

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 
 
 def resize_matrix(start, length, size_in: int, size_out: int):
-    """Weights (size_out, size_in) that resample the interval [start, start + length) of `size_in` pixels to `size_out` pixels:
-    triangle kernel, widened when shrinking (antialias), renormalised at the interval's ends - what cutting first and then
-    resizing with PIL's or torch's antialiased bilinear filter does. `start` and `length` may be traced."""
+    """Weights (size_out, size_in) that resample the interval [start, start + length) of `size_in` pixels to `size_out`.
+
+    Triangle kernel, widened when shrinking (antialias), renormalised at the interval's ends: what cutting first and
+    then resizing with PIL's or torch's antialiased bilinear filter does. `start` and `length`: float32, may be traced.
+    """
     step = length / size_out
-    centre = start + (jnp.arange(size_out) + 0.5) * step
-    pixel = jnp.arange(size_in) + 0.5
+    centre = start + (jnp.arange(size_out, dtype=jnp.float32) + 0.5) * step
+    pixel = jnp.arange(size_in, dtype=jnp.float32) + 0.5
     weight = jnp.maximum(0.0, 1 - jnp.abs(pixel[None, :] - centre[:, None]) / jnp.maximum(step, 1.0))
     inside = (pixel > start) & (pixel < start + length)
     weight = jnp.where(inside[None, :], weight, 0.0)
@@ -45,10 +47,12 @@ def pad_crop(key, image, pad: int = 4):
     return jax.lax.dynamic_slice(padded, (y, x, jnp.zeros_like(x)), image.shape)
 
 
-def random_resized_box(key, side: int, scale: tuple[float, float], ratio: tuple[float, float] = (3 / 4, 4 / 3), tries: int = 10):
-    """torchvision's RandomResizedCrop on a square image: box (4,) int32 y x h w. Area share uniform in `scale`, aspect log-uniform
-    in `ratio`; the first of ten draws that fits, else the whole image. (With scale (1, 1) hardly any draw fits: RDED's factor-1
-    setting returns whole images.)"""
+def random_resized_box(key, side: int, scale: tuple[float, float], *, ratio=(3 / 4, 4 / 3), tries: int = 10):
+    """torchvision's RandomResizedCrop on a square image: box (4,) int32 y x h w.
+
+    Area share uniform in `scale`, aspect log-uniform in `ratio`; the first of `tries` draws that fits, else the whole
+    image. (With scale (1, 1) no smaller box fits: RDED's factor-1 setting returns whole images.)
+    """
     k_area, k_ratio, k_place = jax.random.split(key, 3)
     area = side * side * jax.random.uniform(k_area, (tries,), minval=scale[0], maxval=scale[1])
     aspect = jnp.exp(jax.random.uniform(k_ratio, (tries,), minval=math.log(ratio[0]), maxval=math.log(ratio[1])))
@@ -58,7 +62,7 @@ def random_resized_box(key, side: int, scale: tuple[float, float], ratio: tuple[
     first = jnp.argmax(fits)
     h, w = (jnp.where(fits.any(), v[first], side) for v in (h, w))
     u = jax.random.uniform(k_place, (2,))
-    y, x = (jnp.floor(u_i * (side - v + 1)).astype(jnp.int32) for u_i, v in zip(u, (h, w)))
+    y, x = (jnp.floor(u_i * (side - v + 1).astype(jnp.float32)).astype(jnp.int32) for u_i, v in zip(u, (h, w)))
     return jnp.stack([y, x, h, w])
 
 
@@ -71,7 +75,7 @@ def shuffle_patches(key, image, factor: int):
 
 
 def cutmix_box(key, side: int):
-    """CutMix's box (4,) int32 y0 y1 x0 x1 for a share drawn from Beta(1, 1), centred anywhere and clipped at the border."""
+    """CutMix's box (4,) int32 y0 y1 x0 x1: its share drawn from Beta(1, 1), centred anywhere, clipped at the border."""
     k_share, k_centre = jax.random.split(key)
     cut = jnp.floor(side * jnp.sqrt(1 - jax.random.uniform(k_share))).astype(jnp.int32)
     cy, cx = jax.random.randint(k_centre, (2,), 0, side)

@@ -80,7 +80,7 @@ def _check_features(info) -> None:
     needed = {"image": kinds.Image, "label": kinds.ClassLabel}
     has = dict(info.features.items())
     if not all(isinstance(has.get(key), kind) for key, kind in needed.items()):
-        found = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in has.items())
+        found = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in sorted(has.items()))
         raise DataError(f"{info.full_name}: needs the features image: Image and label: ClassLabel, has {found}.")
 
 

@@ -23,7 +23,10 @@ class ConvNet(nn.Module):
 
     @nn.compact
     def __call__(self, images_norm, *, train: bool):
-        """Logits (B, K) of standardised images (B, H, W, 3); H and W at least 2^depth."""
+        """Logits (B, K) of standardised images (B, H, W, 3). ConfigError where H or W is below 2^depth."""
+        if min(images_norm.shape[1:3]) < 2**self.depth:
+            size = "x".join(map(str, images_norm.shape[1:3]))
+            raise ConfigError(f"ConvNet depth={self.depth} needs images of {2**self.depth} pixels or more, got {size}")
         x = images_norm
         for block in range(self.depth):
             x = nn.relu(self._normalise(self._convolve(x, block), block, train=train))

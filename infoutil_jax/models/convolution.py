@@ -1,9 +1,9 @@
 """A 2-D convolution equal to `lax.conv_general_dilated`, whose gradients XLA also computes fast on a CPU.
 
 XLA's own weight gradient loses speed at large batches and at three input channels, and is some 20 times slower inside
-`lax.scan` or `lax.map`. Here both gradients are ordinary convolutions in the layout of a forward pass (behind a barrier,
-so that XLA does not fold the transposes back), the weight gradient over slices of the batch. Other devices get XLA's own
-gradients. Forward-mode differentiation (`jax.jvp`) is not defined.
+`lax.scan` or `lax.map`. Here both gradients are ordinary convolutions in the layout of a forward pass (behind a barrier
+that keeps XLA from folding the transposes back), the weight gradient over slices of the batch. Other devices get XLA's
+own gradients. Forward-mode differentiation (`jax.jvp`) is not defined.
 """
 
 from functools import partial

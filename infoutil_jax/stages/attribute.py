@@ -1,4 +1,4 @@
-"""Informativeness: the Shapley value of every patch of every candidate under the converged teacher (InfoUtil section 3.1)."""
+"""Informativeness: Shapley values of every candidate's patches under the converged teacher (InfoUtil section 3.1)."""
 
 import functools
 from dataclasses import dataclass
@@ -64,12 +64,19 @@ def _values_fn(settings: Settings, network: train.Network):
     return values
 
 
-def run(settings: Settings, network: train.Network, variables, coalitions: shapley.Design, images_u8, labels) -> Attribution:
-    """Shapley values of images (M, H, W, 3) uint8 for classes `labels` (M,): all coalitions, then one product for all images."""
-    fn = _values_fn(settings, network)
-    values_MS = parallel.map_batches(fn, 1, (variables, coalitions.masks_SP), images_u8, np.asarray(labels, np.int32))
-    if not np.isfinite(values_MS).all():
-        raise NumericError(f"attribute: the teacher's output is not finite for candidate {np.argwhere(~np.isfinite(values_MS))[0][0]}; check its weights.")
+def run(settings: Settings, network, variables, coalitions: shapley.Design, images_u8, labels) -> Attribution:
+    """The Attribution of images (M, H, W, 3) uint8 for classes `labels` (M,): all coalitions, then one product.
+
+    Raises NumericError when the network's output is not finite.
+    """
+    fn, labels = _values_fn(settings, network), np.asarray(labels, np.int32)
+    values_MS = parallel.map_batches(fn, 1, (variables, coalitions.masks_SP), images_u8, labels)
+    bad = np.flatnonzero(~np.isfinite(values_MS).all(axis=1))
+    if bad.size:
+        raise NumericError(
+            f"attribute: class {labels[bad[0]]}, candidate {bad[0]}: the teacher's output is not finite; "
+            "check its weights."
+        )
     phi = values_MS.astype(np.float64) @ coalitions.matrix_PS.T
     masks = coalitions.masks_SP
     full, empty = (values_MS[:, np.flatnonzero(which)[0]] for which in (masks.all(axis=1), ~masks.any(axis=1)))

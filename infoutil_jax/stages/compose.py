@@ -11,8 +11,8 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Settings:
-    factor: int  # F: an image is F x F tiles of 1/F side (the paper: 2 for high-resolution data, 1 for CIFAR and Tiny-ImageNet)
-    order: str  # consecutive: image j holds ranks jk .. jk+k-1 (Algorithm 1) | rank_blocks: ranks j, j+I, j+2I .. (RDED's code)
+    factor: int  # F: an image is F x F tiles of 1/F side (the paper: 1 for CIFAR and Tiny-ImageNet, else 2)
+    order: str  # consecutive: image j holds ranks jk .. jk+k-1 (Algorithm 1) | rank_blocks: j, j+I, j+2I .. (RDED)
 
     def __post_init__(self):
         in_range("compose.factor", self.factor, 1, 16)

@@ -21,7 +21,7 @@ RULES = ("shapley", "random_window", "random_resized", "whole")
 @dataclass(frozen=True)
 class Settings:
     rule: str  # shapley | random_window (same size, anywhere) | random_resized (RDED: area 0.08-1, square) | whole
-    window: int  # side of the window in grid cells: 2 of 4 is the paper's half side; the pooling kernel has this size, stride 1
+    window: int  # side of the window in grid cells (2 of 4: the paper's half side); the pooling kernel has this size
     per_image: int  # crops per candidate; 'whole' gives one
     alpha: float  # noise on the pooled map, in standard deviations of that map; the last crop has none
 
@@ -46,15 +46,21 @@ def pool(phi_GG, window: int) -> np.ndarray:
 
 
 def window_boxes(cells_R2, window: int, grid: int, side: int) -> np.ndarray:
-    """Boxes (R, 4) int32 in pixels of the windows whose top-left cells are `cells_R2`: equal sizes, inside the image."""
+    """Boxes (R, 4) int32 in pixels of the windows whose top-left cells are `cells_R2`: equal sizes, inside the image.
+
+    A box begins at the first pixel of its first cell (`games.cell_of_pixel`), and ends within a pixel of its last.
+    """
     length = round(window * side / grid)
-    start = np.minimum(np.round(np.asarray(cells_R2) * side / grid), side - length)
+    start = np.minimum(-(-np.asarray(cells_R2) * side // grid), side - length)
     return np.concatenate([start, np.full_like(start, length)], axis=1).astype(np.int32)
 
 
 def shapley_boxes(rng, settings: Settings, phi_GG, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """(boxes (R, 4), pooled (R,)) of one image: best window of the pooled map, with fresh noise N(0, (alpha std)^2) on each of
-    its entries for all crops but the last. Ties go to the first window in row-major order."""
+    """(boxes (R, 4), pooled (R,)) of one image: the best window of its pooled map.
+
+    All crops but the last see fresh noise N(0, (alpha std)^2) on each entry of the map. Ties go to the first window in
+    row-major order.
+    """
     pooled = pool(np.asarray(phi_GG, np.float64), settings.window)
     noise = rng.normal(size=(settings.per_image, *pooled.shape)) * (settings.alpha * pooled.std())
     noise[-1] = 0
@@ -79,8 +85,9 @@ def run(settings: Settings, seed: int, ids, side: int, grid: int, phi_MGG=None) 
     """Boxes for candidates `ids` (M) of `side` pixels. The draws of an image depend on (seed, rule, its id) only."""
     rngs = [generator(seed, "crop", settings.rule, i) for i in ids]
     if settings.rule == "shapley":
-        boxes, pooled = zip(*(shapley_boxes(rng, settings, phi, side) for rng, phi in zip(rngs, phi_MGG, strict=True)), strict=True)
-        return Crops(np.stack(boxes), np.stack(pooled).astype(np.float32))
+        found = [shapley_boxes(rng, settings, phi, side) for rng, phi in zip(rngs, phi_MGG, strict=True)]
+        boxes, pooled = (np.stack(part) for part in zip(*found))
+        return Crops(boxes, pooled.astype(np.float32))
     boxes = np.stack([control_boxes(rng, settings, grid, side) for rng in rngs])
     return Crops(boxes, np.full(boxes.shape[:2], np.nan, np.float32))
 

@@ -1,7 +1,7 @@
-"""What a distilled set is worth: a student trained from scratch on the written files, tested on the real validation split.
+"""What a distilled set is worth: a student trained from scratch on the written files, tested on real validation images.
 
-RDED's recipe (its code, commit 3f6453d): AdamW 1e-3, half-speed cosine, CutMix on every batch, KL at T = 20 to labels that the
-teacher gives on line to the mixed batch, no hard-label term.
+RDED's recipe (its code, commit 3f6453d): AdamW 1e-3, half-speed cosine, CutMix on every batch, KL at T = 20 to labels
+that the teacher gives on line to the mixed batch, no hard-label term.
 """
 
 import functools
@@ -34,7 +34,7 @@ class Settings:
     labels: str  # online: teacher on the mixed batch | stored: the set's own patch logits | hard: classes
     cutmix: bool
     min_scale: float  # least area share of the random resized crop; 0 = RDED's 1/F of the set's mosaics
-    zoom: float  # share of views that are one cell of a zoom_grid x zoom_grid partition at full size, for every method alike
+    zoom: float  # share of views that are one cell of a zoom_grid x zoom_grid partition at full size, for all methods
     zoom_grid: int
     shuffle: bool  # RDED's ShufflePatches on mosaics
     bn_momentum: float  # 0.81 = two updates of 0.9 a step, as RDED's second forward pass makes
@@ -81,7 +81,7 @@ def patch_shares(box, side: int, factor: int):
 
 
 def view(settings: Settings, factor: int, flip: bool, key, image, patch_target_FFK):
-    """A random view of a mosaic (H, W, 3) in [0, 1] and its stored label: the patches' targets by visible area, (K,)."""
+    """A random view of a mosaic (H, W, 3) in [0, 1] and its stored label (K,): the patches' targets by visible area."""
     side = image.shape[0]
     k_shuffle, k_box, k_flip = jax.random.split(key, 3)
     if settings.shuffle and factor > 1:
@@ -107,7 +107,7 @@ def mix(key, images, targets):
 
 
 def _patch_targets(settings: Settings, distilled: DistilledSet) -> np.ndarray:
-    """What the stored labels say of each patch, (N, F, F, K), rows summing to 1: classes for 'hard', else softened logits."""
+    """Each patch's stored label (N, F, F, K), rows summing to 1: its class for 'hard', else its softened logits."""
     n, k, n_classes = distilled.patch_logits.shape
     f = round(k**0.5)
     if settings.labels == "hard":
@@ -118,7 +118,7 @@ def _patch_targets(settings: Settings, distilled: DistilledSet) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=None)
-def _make_step(settings: Settings, student: train.Network, teacher: train.Network, factor: int, flip: bool, steps_per_epoch: int):
+def _make_step(settings: Settings, student, teacher, *, factor: int, flip: bool, steps_per_epoch: int):
     """(optimiser, training step on rows of the set), with the teacher's labels made on line where asked."""
     one_view = functools.partial(view, settings, factor, flip)
     schedule = optim.half_speed_cosine(settings.learning_rate, steps_per_epoch, settings.epochs)
@@ -143,18 +143,21 @@ def _make_step(settings: Settings, student: train.Network, teacher: train.Networ
     return optimizer, step
 
 
-def run(settings: Settings, distilled: DistilledSet, student: train.Network, teacher: train.Network, teacher_variables, val, seed: int, *,
-        flip: bool, label: str) -> list[tuple[int, float, float]]:  # fmt: skip
+def run(
+    settings: Settings, distilled: DistilledSet, student: train.Network, teacher: train.Network, teacher_variables, val,
+    seed: int, *, flip: bool, label: str,
+) -> list[tuple[int, float, float]]:  # fmt: skip
     """Trains one student on `distilled` and tests it on `val`: [(epoch, top-1, top-5)] in [0, 1], the final epoch last.
 
-    `teacher_variables` are used only for on-line labels. The draws depend on (seed, settings.labels) only, so that methods of
-    one run share initial weights and, where their sets have equal sizes, views.
+    `teacher_variables` are used only for on-line labels. The draws depend on the seed only, so that methods of one run
+    share initial weights and, where their sets have equal sizes, views.
     """
     n, side = len(distilled.labels), distilled.images_u8.shape[1]
     n_classes, factor = distilled.patch_logits.shape[2], round(distilled.patch_logits.shape[1] ** 0.5)
     batch_size = settings.batch_size or default_batch_size(n // n_classes, n_classes)
     steps_per_epoch = -(-n // batch_size)
-    optimizer, step = _make_step(settings, student, teacher, factor, flip, steps_per_epoch)
+    sizes = dict(factor=factor, flip=flip, steps_per_epoch=steps_per_epoch)
+    optimizer, step = _make_step(settings, student, teacher, **sizes)
     variables = models.initialize(student.model, key_for(seed, "student", "init"), side)
     key, patch_targets = key_for(seed, "student", "views"), _patch_targets(settings, distilled)
     teacher_variables = jax.device_put(teacher_variables if settings.labels == "online" else {})
@@ -163,23 +166,25 @@ def run(settings: Settings, distilled: DistilledSet, student: train.Network, tea
     def batches(epoch):
         key_e = jax.random.fold_in(key, epoch)
         for i, rows in enumerate(epoch_batches(generator(seed, "student", "order", epoch), n, batch_size)):
-            yield teacher_variables, jax.random.fold_in(key_e, i), rows.astype(np.int32), distilled.images_u8[rows], patch_targets[rows]
+            key_i = jax.random.fold_in(key_e, i)
+            yield teacher_variables, key_i, rows.astype(np.int32), distilled.images_u8[rows], patch_targets[rows]
 
     def test(epoch, state, _):
-        due = epoch > 0.8 * settings.epochs and (settings.epochs - epoch) % settings.test_every == 0
-        if due or epoch == settings.epochs:
+        if epoch > 0.8 * settings.epochs and (settings.epochs - epoch) % settings.test_every == 0:
             accuracy = train.test(student, state.variables, val)
             curve.append((epoch, accuracy.top1, accuracy.top5))
 
     state = jax.device_put(train.create_state(variables, optimizer))
-    train.fit(step, state, batches, epochs=settings.epochs, steps_per_epoch=steps_per_epoch, label=label, after_epoch=test)
+    length = dict(epochs=settings.epochs, steps_per_epoch=steps_per_epoch)
+    train.fit(step, state, batches, **length, label=label, after_epoch=test)
     return curve
 
 
 def nearest_neighbour(dataset, ipc: int, seed: int) -> float:
     """Validation accuracy of 1-nearest-neighbour on raw pixels with `ipc` random real images a class."""
     rng = generator(seed, "neighbour")
-    chosen = np.concatenate([rng.choice(np.flatnonzero(dataset.train.labels == c), ipc, replace=False) for c in range(len(dataset.class_names))])
+    classes = (np.flatnonzero(dataset.train.labels == c) for c in range(len(dataset.class_names)))
+    chosen = np.concatenate([rng.choice(rows, ipc, replace=False) for rows in classes])
     references = dataset.train.images(chosen).reshape(len(chosen), -1).astype(np.float32)
     hits = 0
     for start in range(0, len(dataset.val), 1000):

@@ -17,7 +17,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Settings:
-    teacher: str  # early | converged: who labels, when the set is made and while students train (App. B.2: early for IPC <= 10)
+    teacher: str  # early | converged: labels the set and, on line, students' batches (App. B.2: early for IPC <= 10)
 
     def __post_init__(self):
         one_of("label.teacher", self.teacher, ("early", "converged"))

@@ -37,7 +37,7 @@ class Scores(NamedTuple):
 
 
 def _to_input(network: train.Network, fit: str, side: int, crops_u8):
-    """Crops (B, h, w, 3) uint8 as normalised network input (B, side, side, 3)."""
+    """Crops (B, h, h, 3) uint8 as normalised network input (B, side, side, 3)."""
     images = crops_u8.astype(jnp.float32) / 255
     small = images.shape[1]
     if small == side:
@@ -62,8 +62,11 @@ def _score_fn(network: train.Network, fit: str, side: int, *, with_gradients: bo
     return score
 
 
-def run(settings: Settings, network: train.Network, variables, crops_u8, label: int, side: int, *, with_gradients: bool) -> Scores:
-    """Scores of crops (M, R, h, w, 3) uint8 that all belong to class `label`, for a network with `side`-pixel input."""
+def run(settings: Settings, network, variables, crops_u8, label: int, side: int, *, with_gradients: bool) -> Scores:
+    """Scores of crops (M, R, h, h, 3) uint8 that all belong to class `label`, for a network with `side`-pixel input.
+
+    Raises NumericError when a score is not finite.
+    """
     shape = crops_u8.shape[:2]
     rows = crops_u8.reshape(-1, *crops_u8.shape[2:])
     labels = np.full(len(rows), label, np.int32)
@@ -71,5 +74,8 @@ def run(settings: Settings, network: train.Network, variables, crops_u8, label: 
     loss, correct, norms = parallel.map_batches(fn, settings.batch_size, variables, rows, labels)
     bad = ~np.isfinite(loss) | (with_gradients & ~np.isfinite(norms))
     if bad.any():
-        raise NumericError(f"score: class {label}, crop {np.flatnonzero(bad)[0]}: loss or gradient norm is not finite; check the teacher's weights.")
+        first = np.flatnonzero(bad)[0]
+        raise NumericError(
+            f"score: class {label}, crop {first}: loss or gradient norm is not finite; check the teacher's weights."
+        )
     return Scores(*(a.reshape(shape) for a in (loss, correct, norms)))

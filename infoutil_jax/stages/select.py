@@ -16,8 +16,8 @@ RULES = (*GRADIENT_RULES, "lowest_loss", "random")
 
 @dataclass(frozen=True)
 class Settings:
-    rule: str  # largest_gradient_norm (the paper's) | smallest_.. | middle_.. (nearest the class's median) | largest_correct
-    #            (largest among correctly classified crops, the others after them) | lowest_loss (RDED's) | random
+    rule: str  # largest_gradient_norm (the paper's) | smallest_.. | middle_.. (nearest the class's median)
+    #            | largest_correct (correctly classified crops before others) | lowest_loss (RDED's) | random
     pool: str  # all crops compete | best_per_image: each image's best crop only
     duplicates: bool  # whether the same box of the same image may be kept more than once
 
@@ -35,25 +35,25 @@ def _rounded(values):
 
 def badness(rule: str, scores: Scores, draws) -> tuple[np.ndarray, ...]:
     """Keys to sort crops (M, R) by, most important first, best crop smallest."""
-    norm = scores.gradient_norm
     if rule == "random":
         return (draws,)
     if rule == "lowest_loss":
         return (_rounded(scores.loss),)
+    norm = _rounded(scores.gradient_norm)
     if rule == "smallest_gradient_norm":
-        return (_rounded(norm),)
+        return (norm,)
     if rule == "middle_gradient_norm":
         return (_rounded(np.abs(norm - np.median(norm))),)
     if rule == "largest_correct":
-        return (~scores.correct, -_rounded(norm))
-    return (-_rounded(norm),)
+        return (~scores.correct, -norm)
+    return (-norm,)
 
 
 def _order(keys, ids) -> np.ndarray:
     """All (image, crop) pairs, (M * R, 2) int32, best first; ties by image id, then crop number."""
     m, r = keys[0].shape
     id_rank = np.empty(m, np.int64)
-    id_rank[np.argsort(np.array([i.encode("utf-8", "surrogateescape") for i in ids], dtype=object))] = np.arange(m)
+    id_rank[sorted(range(m), key=lambda i: ids[i])] = np.arange(m)
     image, crop = np.divmod(np.arange(m * r), r)
     flat = np.lexsort((crop, id_rank[image], *(k.reshape(-1) for k in reversed(keys))))
     return np.stack([image[flat], crop[flat]], axis=1).astype(np.int32)
@@ -68,8 +68,8 @@ def _first_of_each(rows, labels) -> np.ndarray:
 def run(settings: Settings, seed: int, scores: Scores, boxes, ids, n: int, *, where: str) -> np.ndarray:
     """The n best crops of a class in rank order: (n, 2) int32 rows of (image, crop).
 
-    scores (M, R), boxes (M, R, 4), ids of the M images. Permuting the candidates permutes nothing but the row numbers. Raises
-    DataError when fewer than n crops are left to choose from; `where` names the class in it.
+    scores (M, R), boxes (M, R, 4), ids of the M images. Permuting the candidates permutes nothing but the row numbers.
+    Raises DataError when fewer than n crops are left to choose from; `where` names the class in it.
     """
     draws = np.stack([generator(seed, "select", i).uniform(size=scores.loss.shape[1]) for i in ids])
     rows = _order(badness(settings.rule, scores, draws), ids)
@@ -79,7 +79,7 @@ def run(settings: Settings, seed: int, scores: Scores, boxes, ids, n: int, *, wh
         rows = _first_of_each(rows, np.concatenate([rows[:, :1], boxes[rows[:, 0], rows[:, 1]]], axis=1))
     if len(rows) < n:
         raise DataError(
-            f"select: {where} needs {n} crops (ipc x patches per image) but has {len(rows)} to choose from; lower ipc or compose.factor, "
-            "raise candidates or crop.per_image, or set select.pool=all and select.duplicates=True."
+            f"select: {where} needs {n} crops (ipc x patches per image) but has {len(rows)} to choose from; lower ipc "
+            "or compose.factor, raise candidates or crop.per_image, or set select.pool=all and select.duplicates=True."
         )
     return rows[:n]

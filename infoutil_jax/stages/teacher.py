@@ -45,6 +45,8 @@ class Settings:
         in_range("teacher.early_epoch", self.early_epoch, 1, self.epochs)
         in_range("teacher.learning_rate", self.learning_rate, 1e-8, 100)
         in_range("teacher.warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        for name in ("width", "weight_decay", "min_times_chance"):
+            in_range(f"teacher.{name}", getattr(self, name), 0)
 
 
 class Teacher(NamedTuple):
@@ -99,14 +101,15 @@ def run(settings: Settings, network: train.Network, dataset, seed: int, *, side:
     """Trains on `dataset.train` and leaves variables in `snapshots` at steps `early_epoch` and `epochs`.
 
     `progress` and `snapshots` save and restore trees by step (store.Checkpoints); a run that was interrupted goes on from the
-    last step in `progress`, with the same draws.
+    last step in `progress` that lies before every missing snapshot, with the same draws.
     """
     split, key = dataset.train, key_for(seed, "teacher", "views")
     steps_per_epoch = -(-len(split) // settings.batch_size)
     optimizer = _optimizer(settings, steps_per_epoch)
     variables = models.initialize(network.model, key_for(seed, "teacher", "init"), side)
     state = train.create_state(variables, optimizer)
-    first_epoch = max(progress.steps(), default=0)
+    missing = {settings.early_epoch, settings.epochs} - set(snapshots.steps())
+    first_epoch = max((epoch for epoch in progress.steps() if epoch < min(missing)), default=0)
     if first_epoch:
         state = train.TrainState(*progress.restore(first_epoch, state))
     place = parallel.shard_rows if settings.data_parallel else jax.device_put
