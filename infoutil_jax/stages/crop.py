@@ -48,7 +48,7 @@ def pool(phi_GG, window: int) -> np.ndarray:
 def window_boxes(cells_R2, window: int, grid: int, side: int) -> np.ndarray:
     """Boxes (R, 4) int32 in pixels of the windows whose top-left cells are `cells_R2`: equal sizes, inside the image.
 
-    A box begins at the first pixel of its first cell (`games.cell_of_pixel`), and ends within a pixel of its last.
+    A box begins at the first pixel of its first cell (`games.cell_of_pixel`), or as far down or right as it fits.
     """
     length = round(window * side / grid)
     start = np.minimum(-(-np.asarray(cells_R2) * side // grid), side - length)

@@ -1,0 +1,125 @@
+"""The selection against Python's sort, with ties; permutations; pools and duplicates; too few crops."""
+
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from infoutil_jax.errors import ConfigError, DataError
+from infoutil_jax.keys import generator
+from infoutil_jax.stages import select
+from infoutil_jax.stages.score import Scores
+
+NUMBERS = st.sampled_from([0.0, 2e-5, 0.125, 0.25, 1.0, 1.5, 2.0, 98765.0])  # few, so that ties are common
+
+
+@st.composite
+def pools(draw):
+    """(Scores, boxes, ids) of M images with R crops each."""
+    m, r = draw(st.integers(1, 6)), draw(st.integers(1, 4))
+    of = lambda values: np.array(draw(st.lists(values, min_size=m * r, max_size=m * r))).reshape(m, r)
+    scores = Scores(of(NUMBERS).astype(np.float32), of(st.booleans()), of(NUMBERS).astype(np.float32))
+    boxes = np.stack([of(st.integers(0, 1))] * 4, axis=-1).astype(np.int32)
+    ids = draw(st.lists(st.text(st.sampled_from("a1é\U0001f600"), max_size=3), min_size=m, max_size=m, unique=True))
+    return scores, boxes, tuple(ids)
+
+
+def choose(rule, pool, n, *, kind="all", duplicates=True, seed=0):
+    scores, boxes, ids = pool
+    chosen = select.Settings(rule=rule, pool=kind, duplicates=duplicates)
+    return [tuple(row) for row in select.run(chosen, seed, scores, boxes, ids, n, where="class cat").tolist()]
+
+
+def five_digits(value):
+    return float(f"{value:.4e}")
+
+
+def sorted_by_python(rule, pool, seed=0):
+    scores, _, ids = pool
+    median = statistics.median(five_digits(v) for v in scores.gradient_norm.ravel())
+    draws = {i: generator(seed, "select", i).uniform(size=scores.loss.shape[1]) for i in ids}
+
+    def key(row):
+        norm, loss = five_digits(scores.gradient_norm[row]), five_digits(scores.loss[row])
+        first = {
+            "largest_gradient_norm": -norm,
+            "smallest_gradient_norm": norm,
+            "middle_gradient_norm": five_digits(abs(norm - median)),
+            "largest_correct": (not scores.correct[row], -norm),
+            "lowest_loss": loss,
+            "random": draws[ids[row[0]]][row[1]],
+        }[rule]
+        return first, ids[row[0]], row[1]
+
+    return sorted(np.ndindex(scores.loss.shape), key=key)
+
+
+def first_of_each(rows, label):
+    seen = {}
+    for row in rows:
+        seen.setdefault(label(row), row)
+    return list(seen.values())
+
+
+@pytest.mark.parametrize("rule", select.RULES)
+@settings(max_examples=40, deadline=None)
+@given(pool=pools())
+def test_rows_are_in_the_order_of_pythons_sort(rule, pool):
+    expected = sorted_by_python(rule, pool)
+    n = len(expected)
+    assert choose(rule, pool, n) == expected
+    assert choose(rule, pool, (n + 1) // 2) == expected[: (n + 1) // 2]
+    best = first_of_each(expected, lambda row: row[0])
+    assert choose(rule, pool, len(best), kind="best_per_image") == best
+    different = first_of_each(expected, lambda row: (row[0], *pool[1][row].tolist()))
+    assert choose(rule, pool, len(different), duplicates=False) == different
+
+
+@pytest.mark.parametrize("rule", select.RULES)
+@settings(max_examples=25, deadline=None)
+@given(pool=pools(), data=st.data())
+def test_permuting_the_candidates_permutes_nothing_but_the_row_numbers(rule, pool, data):
+    scores, boxes, ids = pool
+    order = data.draw(st.permutations(range(len(ids))))
+    there = choose(rule, pool, scores.loss.size)
+    moved = Scores(*(part[order] for part in scores)), boxes[order], tuple(ids[i] for i in order)
+    assert [(order[m], r) for m, r in choose(rule, moved, scores.loss.size)] == there
+
+
+@pytest.mark.parametrize("rule", [rule for rule in select.RULES if rule != "random"])
+def test_rounding_noise_does_not_change_the_order_of_ties(rule):
+    rng = np.random.default_rng(0)
+    values = rng.choice([0.125, 1.5, 2.0, 700.0], (30, 4))
+    ids = tuple(f"{i:02}" for i in rng.permutation(30))
+    boxes = np.zeros((30, 4, 4), np.int32)
+
+    def noisy(relative):
+        shaken = [values * (1 + relative * rng.uniform(-1, 1, values.shape)) for _ in range(2)]
+        return Scores(shaken[0], values == 2.0, shaken[1])
+
+    exact = choose(rule, (noisy(0), boxes, ids), 120)
+    assert choose(rule, (noisy(1e-7), boxes, ids), 120) == exact
+    assert choose(rule, (noisy(1e-2), boxes, ids), 120) != exact
+
+
+def test_random_selection_depends_on_seed_and_id_alone():
+    pool = Scores(*[np.full((5, 3), np.nan)] * 3), np.zeros((5, 3, 4), np.int32), tuple("abcde")
+    few = Scores(*(part[:2] for part in pool[0])), pool[1][:2], pool[2][:2]
+    all_rows = choose("random", pool, 15)
+    assert choose("random", few, 6) == [row for row in all_rows if row[0] < 2]
+    assert choose("random", pool, 15, seed=1) != all_rows
+
+
+def test_too_few_crops_are_refused_with_the_way_out():
+    pool = Scores(*[np.ones((3, 2))] * 3), np.zeros((3, 2, 4), np.int32), tuple("abc")
+    for options, have in (({}, 6), ({"kind": "best_per_image"}, 3), ({"duplicates": False}, 3)):
+        assert len(choose("largest_gradient_norm", pool, have, **options)) == have
+        with pytest.raises(DataError, match=f"class cat needs {have + 1} crops .* has {have} to .*lower ipc"):
+            choose("largest_gradient_norm", pool, have + 1, **options)
+
+
+def test_unknown_names_are_refused():
+    for bad in ({"rule": "largest"}, {"pool": "best"}):
+        with pytest.raises(ConfigError, match=f"select.{next(iter(bad))}"):
+            select.Settings(**dict(rule="random", pool="all", duplicates=True) | bad)

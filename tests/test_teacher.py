@@ -1,0 +1,202 @@
+"""The teacher's training: which snapshots it leaves, that an interruption changes nothing, that a useless one is refused."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from configs import digits_ipc1
+
+from infoutil_jax import config, models, store
+from infoutil_jax.errors import NumericError
+from infoutil_jax.keys import key_for
+from infoutil_jax.stages import teacher
+
+SIDE = 8
+SETTINGS = dataclasses.replace(
+    config.resolve(digits_ipc1.get_config()).teacher,
+    width=4, epochs=4, early_epoch=2, batch_size=16, warmup_epochs=1.0, checkpoint_epochs=1, augment="pad_crop",
+)  # fmt: skip
+NETWORK = teacher.build_network("convnet3", SETTINGS.width, 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Memory:
+    """Checkpoints in a dictionary; raises Interrupted in place of the save of step `fails_at`."""
+
+    def __init__(self, fails_at=None):
+        self.saved, self.fails_at, self.order = {}, fails_at, []
+
+    def steps(self):
+        return sorted(self.saved)
+
+    def save(self, step, tree):
+        if step == self.fails_at:
+            raise Interrupted
+        self.saved[step] = jax.tree.map(np.array, tree)
+        self.order.append(step)
+
+    def restore(self, step, like):
+        assert jax.tree.structure(like) == jax.tree.structure(self.saved[step])
+        return self.saved[step]
+
+
+def made_dataset(n=40, noise=60):
+    """Three classes of stripes at three angles in noise; the last batch of an epoch is smaller than the others."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(n, dtype=np.int32) % 3
+    y, x = np.mgrid[:SIDE, :SIDE]
+    stripes = np.stack([y % 4 < 2, x % 4 < 2, (x + y) % 4 < 2])[labels] * 128
+    images_u8 = np.clip(stripes[..., None] + rng.normal(60, noise, (n, SIDE, SIDE, 3)), 0, 255).astype(np.uint8)
+
+    class Split:
+        def __init__(self):
+            self.labels = labels
+
+        def __len__(self):
+            return n
+
+        def images(self, indices):
+            return images_u8[indices]
+
+    return SimpleNamespace(train=Split(), val=Split(), class_names=("a", "b", "c"))
+
+
+def train(settings=SETTINGS, *, progress=None, snapshots=None, seed=0):
+    progress, snapshots = progress or Memory(), snapshots or Memory()
+    teacher.run(settings, NETWORK, made_dataset(), seed, side=SIDE, flip=False, progress=progress, snapshots=snapshots)
+    return progress, snapshots
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return train()
+
+
+def test_snapshots_and_progress_are_at_their_epochs(uninterrupted):
+    progress, snapshots = uninterrupted
+    assert snapshots.order == [2, 4]
+    assert progress.order == [1, 2, 3]  # the end needs none
+    steps_per_epoch = 3  # ceil(40 / 16)
+    assert [int(progress.saved[e].step) for e in (1, 2, 3)] == [steps_per_epoch * e for e in (1, 2, 3)]
+
+
+def test_the_early_snapshot_is_the_same_training_at_that_epoch(uninterrupted):
+    progress, snapshots = uninterrupted
+    assert store.tree_hash(snapshots.saved[2]) == store.tree_hash(progress.saved[2].variables)
+    initial = models.initialize(NETWORK.model, key_for(0, "teacher", "init"), SIDE)
+    hashes = {store.tree_hash(v) for v in (initial, snapshots.saved[2], progress.saved[3].variables, snapshots.saved[4])}
+    assert len(hashes) == 4
+    assert jax.tree.structure(initial) == jax.tree.structure(snapshots.saved[4])
+
+
+def test_training_learns(uninterrupted):
+    result = teacher.examine(SETTINGS, NETWORK, uninterrupted[1].saved[4], made_dataset(), "converged")
+    assert result["count"] == 40 and 0.6 < result["top1"] <= result["top5"] == 1.0
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3])
+def test_an_interrupted_training_ends_with_the_same_bits(uninterrupted, fails_at):
+    progress, snapshots = Memory(fails_at), Memory()
+    with pytest.raises(Interrupted):
+        train(progress=progress, snapshots=snapshots)
+    assert progress.steps() == list(range(1, fails_at))
+    progress.fails_at = None
+    train(progress=progress, snapshots=snapshots)
+    assert progress.order == [1, 2, 3] and snapshots.order == [2, 4]  # nothing was done twice
+    for epoch in (2, 4):
+        assert store.tree_hash(snapshots.saved[epoch]) == store.tree_hash(uninterrupted[1].saved[epoch])
+
+
+def test_an_interruption_between_snapshot_and_progress(uninterrupted):
+    progress, snapshots = Memory(), Memory(fails_at=4)
+    with pytest.raises(Interrupted):
+        train(progress=progress, snapshots=snapshots)
+    snapshots.fails_at = None
+    train(progress=progress, snapshots=snapshots)
+    assert store.tree_hash(snapshots.saved[4]) == store.tree_hash(uninterrupted[1].saved[4])
+
+
+def test_resuming_through_real_checkpoints_gives_the_same_bits(uninterrupted, tmp_path):
+    stores = {name: store.Checkpoints(tmp_path / name) for name in ("progress", "snapshots")}
+    first = stores["progress"]
+    save = first.save
+    first.save = lambda step, tree: save(step, tree) if step < 3 else (_ for _ in ()).throw(Interrupted)
+    with pytest.raises(Interrupted):
+        train(**stores)
+    first.save = save
+    train(**stores)
+    like = teacher.blank_variables(NETWORK, SIDE)
+    for epoch in (2, 4):
+        restored = stores["snapshots"].restore(epoch, like)
+        assert store.tree_hash(restored) == store.tree_hash(uninterrupted[1].saved[epoch])
+    for opened in stores.values():
+        opened.close()
+
+
+@pytest.mark.parametrize("lost", [2, 4])
+def test_a_snapshot_that_was_deleted_is_made_again(uninterrupted, lost):
+    progress, snapshots = Memory(), Memory()
+    progress.saved, snapshots.saved = dict(uninterrupted[0].saved), dict(uninterrupted[1].saved)
+    del snapshots.saved[lost]
+    train(progress=progress, snapshots=snapshots)
+    assert snapshots.order == [lost]
+    assert store.tree_hash(snapshots.saved[lost]) == store.tree_hash(uninterrupted[1].saved[lost])
+
+
+def test_checkpoints_are_only_at_multiples():
+    progress, snapshots = train(dataclasses.replace(SETTINGS, checkpoint_epochs=2, early_epoch=1))
+    assert progress.order == [2] and snapshots.order == [1, 4]
+
+
+def test_early_may_be_the_last_epoch():
+    _, snapshots = train(dataclasses.replace(SETTINGS, early_epoch=4))
+    assert snapshots.order == [4]
+
+
+def test_another_seed_is_another_teacher(uninterrupted):
+    assert store.tree_hash(train(seed=1)[1].saved[4]) != store.tree_hash(uninterrupted[1].saved[4])
+
+
+@pytest.mark.parametrize("augment", ["none", "random_resized_crop"])
+def test_the_augmentation_is_the_one_asked_for(uninterrupted, augment):
+    _, snapshots = train(dataclasses.replace(SETTINGS, augment=augment))
+    assert store.tree_hash(snapshots.saved[4]) != store.tree_hash(uninterrupted[1].saved[4])
+
+
+def test_data_parallel_training_agrees_up_to_rounding(uninterrupted):
+    settings = dataclasses.replace(SETTINGS, data_parallel=True)
+    _, snapshots = train(settings)
+    one, many = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(s.saved[2])]) for s in (uninterrupted[1], snapshots))
+    np.testing.assert_allclose(many, one, atol=2e-3)
+
+
+def test_a_teacher_near_chance_is_refused():
+    blank = teacher.blank_variables(NETWORK, SIDE)  # says class 0 to everything: 14 of 40 right, chance is 1 in 3
+    with pytest.raises(NumericError, match=r"teacher \(early\): validation accuracy 35.0% is near chance \(33.3%\)"):
+        teacher.examine(dataclasses.replace(SETTINGS, min_times_chance=1.06), NETWORK, blank, made_dataset(), "early")
+    passed = teacher.examine(dataclasses.replace(SETTINGS, min_times_chance=1.04), NETWORK, blank, made_dataset(), "early")
+    assert passed["top1"] == pytest.approx(14 / 40)
+
+
+def test_a_loss_that_explodes_stops_the_training_and_leaves_no_snapshot():
+    snapshots = Memory()
+    settings = dataclasses.replace(SETTINGS, optimizer="sgd", learning_rate=100.0, weight_decay=100.0, warmup_epochs=0.0)
+    with pytest.raises(NumericError, match=r"teacher: the loss is not finite at epoch \d, step \d"):
+        train(settings, snapshots=snapshots)
+    assert 4 not in snapshots.saved
+
+
+def test_blank_variables_have_the_networks_shapes():
+    blank, real = teacher.blank_variables(NETWORK, SIDE), models.initialize(NETWORK.model, jax.random.key(3), SIDE)
+    assert jax.tree.map(lambda a: (a.shape, str(a.dtype)), blank) == jax.tree.map(lambda a: (a.shape, str(a.dtype)), real)
+    assert all(isinstance(leaf, np.ndarray) and not leaf.any() for leaf in jax.tree.leaves(blank))
+
+
+def test_weights_are_chosen_by_name():
+    made = teacher.Teacher(NETWORK, {"early": 1}, {"converged": 2}, {})
+    assert made.variables("early") == {"early": 1} and made.variables("converged") == {"converged": 2}
