@@ -14,10 +14,10 @@ from infoutil_jax.errors import ConfigError, EnvironmentFault, InfoUtilError
 DEFAULT = str(Path(__file__).parent / "configs" / "digits_ipc1.py")
 CONFIG = config.define_flag()
 WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Folder of this run: by default a new one under runs/; an existing one is continued, never overwritten"
+    "workdir", "", "Folder of the run, by default new, under runs/; an existing one is continued, never overwritten"
 )
 ARTIFACTS = flags.DEFINE_string(
-    "artifacts", "", "Folder of teachers, attributions and scores, shared by runs that name it; by default in the workdir"
+    "artifacts", "", "Folder of teachers, attributions and scores, shared by runs that name it; by default in workdir"
 )
 DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Print the plan (evaluations, FLOPs, memory, bytes, what is missing) and stop, touching no data"

@@ -9,13 +9,14 @@ def get_config():
     c.seed = 0  # all draws of distillation; student i of `evaluate.seeds` uses seed + i
     c.ipc = 10  # distilled images per class
     c.candidates = 300  # real images a class may choose from (a random choice of them; fewer where it has fewer)
-    c.methods = ("infoutil", "random_images", "random_crops", "rded")  # the first fills distilled/, the others are its controls:
-    # infoutil | random_images (whole) | random_mosaics (2x2 of whole images) | random_crops (same window, anywhere) | rded
+    # the first fills distilled/, the others are its controls:
+    # infoutil | random_images (whole) | random_mosaics (2x2 of whole) | random_crops (same window, anywhere) | rded
+    c.methods = ("infoutil", "random_images", "random_crops", "rded")
 
     c.data = ConfigDict()
     c.data.source = "digits"  # digits | digits_in_photos | tfds | folder
     c.data.name = ""  # tfds: 'cifar10', 'cifar10:3.0.2'
-    c.data.path = ""  # folder: root of <train_split>/<class>/* and <val_split>/<class>/*; tfds: data_dir ('' = TFDS's own)
+    c.data.path = ""  # folder: root of SPLIT/CLASS/*, both splits; tfds: data_dir ('' = TFDS's own)
     c.data.train_split = "train"
     c.data.val_split = "test"  # folder: usually 'val'
     c.data.image_size = 32  # pixels; images are resized to size // 7 * 8 and centre-cropped unless they fit already
@@ -37,8 +38,8 @@ def get_config():
     c.teacher.learning_rate = 0.05  # peak, after a linear warm-up; cosine to 0
     c.teacher.warmup_epochs = 1.0
     c.teacher.weight_decay = 5e-4  # on kernels only
-    c.teacher.augment = "pad_crop"  # none | pad_crop (4 px) | random_resized_crop (area 0.08-1); mirrored too where data.flip
-    c.teacher.data_parallel = False  # spread batches over all devices; weights then depend on their number in the last bits
+    c.teacher.augment = "pad_crop"  # none | pad_crop (4 px) | random_resized_crop; mirrored too where data.flip
+    c.teacher.data_parallel = False  # spread batches over all devices; their number then changes last bits
     c.teacher.checkpoint_epochs = 1  # an interrupted training goes on from the last multiple of this
     c.teacher.min_times_chance = 2.0  # refuse a teacher below this multiple of chance
 
@@ -53,7 +54,7 @@ def get_config():
 
     c.crop = ConfigDict()
     c.crop.rule = "shapley"  # shapley | random_window | random_resized | whole
-    c.crop.window = 2  # side of the window in grid cells = kernel of the average pooling: 2 of 4 is the paper's half side
+    c.crop.window = 2  # window's side in grid cells = kernel of the average pooling: 2 of 4 is the paper's half side
     c.crop.per_image = 5  # R; the last one without noise
     c.crop.alpha = 2.0  # noise in standard deviations of the pooled map
 
@@ -75,7 +76,7 @@ def get_config():
     c.label.teacher = "early"  # early | converged
 
     c.evaluate = ConfigDict()
-    c.evaluate.model = c.teacher.get_oneway_ref("model")  # the teacher's, unless it is set; setting it leaves the teacher
+    c.evaluate.model = c.teacher.get_oneway_ref("model")  # follows the teacher's until it is set itself
     c.evaluate.width = c.teacher.get_oneway_ref("width")
     c.evaluate.epochs = 300
     c.evaluate.batch_size = 0  # 0 = RDED's: 10 at IPC 1, 50 at IPC 10, 100 at IPC 50, twice that from 100 classes on

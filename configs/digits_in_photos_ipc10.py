@@ -1,4 +1,4 @@
-"""Digits in photographs: a real scanned digit at a random place of a crop of scikit-learn's two photos, made at run time.
+"""Digits in photographs: a real scanned digit at a random place of a crop of scikit-learn's photos, made at run time.
 
 Here attribution has something to find: a window of 3 x 3 of 4 x 4 cells chosen by Shapley value should hold the digit.
 Teacher and student: ConvNet-3, width 32, 32 px; 2 x 2 mosaics. Hardware: 2 CPU cores, about ten minutes.

@@ -1,4 +1,4 @@
-"""The embedded default: ten distilled images, one per class, that teach a network to read digits; see configs/digits.py."""
+"""The embedded default: ten distilled images, one per class, teach a network to read digits; see configs/digits.py."""
 
 from configs import digits
 

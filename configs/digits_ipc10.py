@@ -8,5 +8,5 @@ from configs import digits
 
 def get_config():
     c = digits.get_config(ipc=10)
-    c.evaluate.epochs = 150
+    c.evaluate.epochs = 600
     return c

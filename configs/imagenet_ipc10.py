@@ -3,9 +3,10 @@
     python main.py --config=configs/imagenet_ipc10.py --dry_run      # the plan, no data needed
     python main.py --config=configs/imagenet_ipc10.py
 
-Published top-1 with ResNet-18: InfoUtil 44.2 (Table 1; 43.5 in Table 5), RDED 42.0, SRe2L 21.3. Both use torchvision's converged
-weights where this config trains its own teacher, and InfoUtil labels with a 10-epoch teacher. Data: tensorflow-datasets'
-imagenet2012, prepared as array_record (it needs the archives from image-net.org). Never run by us: no figure of our own.
+Published top-1 with ResNet-18: InfoUtil 44.2 (Table 1; 43.5 in Table 5), RDED 42.0, SRe2L 21.3. Both use torchvision's
+converged weights where this config trains its own teacher, and InfoUtil labels with a 10-epoch teacher. Data:
+tensorflow-datasets' imagenet2012, prepared as array_record (it needs the archives from image-net.org). Never run by us:
+no figure of our own.
 """
 
 from configs import base

@@ -52,10 +52,10 @@ def load(argument: str) -> ConfigDict:
         config = runpy.run_path(file)["get_config"](*text)
     except Exception as error:  # a config is the user's own program, it can fail in any way
         fault = f"{type(error).__name__}: {_one_line(error)}"
-        raise ConfigError(f"--config={argument}: cannot be loaded ({fault}); mend it or choose one of configs/.") from error
+        raise ConfigError(f"--config={argument}: cannot be loaded ({fault}); mend it, see configs/.") from error
     if not isinstance(config, ConfigDict):
         given = type(config).__name__
-        raise ConfigError(f"--config={argument}: get_config() gave a {given}; return a ConfigDict, see configs/base.py.")
+        raise ConfigError(f"--config={argument}: get_config() gave a {given}; return a ConfigDict, see configs/.")
     return config
 
 
@@ -95,7 +95,7 @@ def _typed(field: str, value, kind):
 def _build(cls, section, prefix: str = ""):
     """A settings dataclass from a mapping with the same keys; unknown and missing keys are errors."""
     if not isinstance(section, dict):
-        raise ConfigError(f"config: {prefix.rstrip('.')}={section!r} is no section of keys; start from configs/base.py.")
+        raise ConfigError(f"config: {prefix.rstrip('.')}={section!r} is no section; start from configs/base.py.")
     hints, known = typing.get_type_hints(cls), [f.name for f in dataclasses.fields(cls)]
     for key in section:
         if key not in known:

@@ -1,7 +1,7 @@
 """One class of one method, from real images to records: the chain of stages in the order of Algorithm 1.
 
-A class needs its own candidates and the teacher, nothing else; so peak memory is one class, and an interrupted run redoes at
-most one class.
+A class needs its own candidates and the teacher, nothing else; so peak memory is one class, and an interrupted run
+redoes at most one class.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from infoutil_jax.keys import generator
 from infoutil_jax.settings import Config
 from infoutil_jax.stages import attribute, compose, crop, label, score, select
 from infoutil_jax.stages.teacher import Teacher
-from infoutil_jax.types import Candidates, DistilledImage
+from infoutil_jax.types import Candidates, DistilledImage, Scores
 
 SECTIONS = ("attribute", "crop", "score", "select", "compose", "label")
 VERSIONS = [stage.VERSION for stage in (attribute, crop, score, select, compose, label)]
@@ -70,25 +70,30 @@ def origin(config: Config, dataset) -> str:
 def require_enough(config: Config, method: str, labels, class_names) -> None:
     """Raises DataError before anything expensive when a class cannot fill its images, listing every such class."""
     one_each = config.crop.rule == "whole" or config.select.pool == "best_per_image"
-    have = np.minimum(np.bincount(labels, minlength=len(class_names)), config.candidates) * (1 if one_each else config.crop.per_image)
+    pools = np.minimum(np.bincount(labels, minlength=len(class_names)), config.candidates)
+    have = pools * (1 if one_each else config.crop.per_image)
     short = [f"{class_names[c]} ({have[c]})" for c in np.flatnonzero(have < config.n_crops)]
     if short:
+        patches = config.compose.factor**2
         raise DataError(
-            f"{method}: needs {config.n_crops} crops a class (ipc={config.ipc} x {config.compose.factor**2} patches), but too few can be had for "
-            f"{', '.join(short)}; lower ipc or compose.factor, raise candidates, or add images."
+            f"{method}: needs {config.n_crops} crops a class (ipc={config.ipc} x {patches} patches), but too few can "
+            f"be had for {', '.join(short)}; lower ipc or compose.factor, raise candidates, or add images."
         )
 
 
 def attribution_of(method: Method, candidates: Candidates) -> attribute.Attribution:
     """Shapley values of a class's candidates; shared by all runs with the same teacher, pool and settings."""
     settings, teacher = method.config.attribute, method.teacher
-    name = store.fingerprint("attribute", attribute.VERSION, dataclasses.asdict(settings), teacher.record["converged"]["sha256"], method.origin)
+    weights = teacher.record["converged"]["sha256"]
+    name = store.fingerprint("attribute", attribute.VERSION, dataclasses.asdict(settings), weights, method.origin)
     labels = np.full(len(candidates.ids), candidates.label)
 
     def compute():
-        return attribute.run(settings, teacher.network, teacher.converged, method.coalitions, candidates.images_u8, labels)
+        images_u8 = candidates.images_u8
+        return attribute.run(settings, teacher.network, teacher.converged, method.coalitions, images_u8, labels)
 
-    return store.cached(method.artifacts / "attribute" / name / f"{candidates.label}.npz", attribute.Attribution, compute)
+    path = method.artifacts / "attribute" / name / f"{candidates.label}.npz"
+    return store.cached(path, attribute.Attribution, compute)
 
 
 def crops_of(method: Method, candidates: Candidates) -> tuple[crop.Crops, np.ndarray]:
@@ -99,32 +104,35 @@ def crops_of(method: Method, candidates: Candidates) -> tuple[crop.Crops, np.nda
     return crops, crop.cut(candidates.images_u8, crops.boxes, method.tile)
 
 
-def scores_of(method: Method, candidates: Candidates, crops: crop.Crops, crops_u8) -> score.Scores:
+def scores_of(method: Method, candidates: Candidates, crops: crop.Crops, crops_u8) -> Scores:
     """What the selection rule needs to know of every crop, and no more."""
     config, teacher = method.config, method.teacher
     if config.select.rule == "random":
         nothing = np.full(crops_u8.shape[:2], np.nan, np.float32)
-        return score.Scores(nothing, np.zeros(nothing.shape, bool), nothing)
+        return Scores(nothing, np.zeros(nothing.shape, bool), nothing)
     gradients, parts = config.select.rule in select.GRADIENT_RULES, [config.attribute, config.crop, config.score]
     name = store.fingerprint(
-        "score", attribute.VERSION, crop.VERSION, score.VERSION, [dataclasses.asdict(p) for p in parts], method.tile, gradients,
-        teacher.record[config.score.teacher]["sha256"], teacher.record["converged"]["sha256"], method.origin,
+        "score", attribute.VERSION, crop.VERSION, score.VERSION, [dataclasses.asdict(p) for p in parts], method.tile,
+        gradients, teacher.record[config.score.teacher]["sha256"], teacher.record["converged"]["sha256"], method.origin,
     )  # fmt: skip
 
     def compute():
-        variables = teacher.variables(config.score.teacher)
-        return score.run(config.score, teacher.network, variables, crops_u8, candidates.label, config.data.image_size, with_gradients=gradients)
+        return _score(method, crops_u8, candidates.label, with_gradients=gradients)
 
-    return store.cached(method.artifacts / "score" / name / f"{candidates.label}.npz", score.Scores, compute)
+    return store.cached(method.artifacts / "score" / name / f"{candidates.label}.npz", Scores, compute)
 
 
-def _gradient_norms(method: Method, scores: score.Scores, rows, tiles_u8, label: int):
+def _score(method: Method, crops_u8, label: int, *, with_gradients: bool) -> Scores:
+    config, network = method.config, method.teacher.network
+    variables, side = method.teacher.variables(config.score.teacher), config.data.image_size
+    return score.run(config.score, network, variables, crops_u8, label, side, with_gradients=with_gradients)
+
+
+def _gradient_norms(method: Method, scores: Scores, rows, tiles_u8, label: int):
     """Gradient norms of the chosen crops (I, k): known from scoring, or computed for these alone."""
     if method.config.select.rule in select.GRADIENT_RULES:
         return scores.gradient_norm[rows[..., 0], rows[..., 1]]
-    config, teacher = method.config, method.teacher
-    variables = teacher.variables(config.score.teacher)
-    return score.run(config.score, teacher.network, variables, tiles_u8, label, config.data.image_size, with_gradients=True).gradient_norm
+    return _score(method, tiles_u8, label, with_gradients=True).gradient_norm
 
 
 def distil_class(method: Method, candidates: Candidates, where: str) -> list[DistilledImage]:
@@ -142,17 +150,20 @@ def distil_class(method: Method, candidates: Candidates, where: str) -> list[Dis
     norms = _gradient_norms(method, scores, rows_Ik2, tiles_u8, candidates.label)
     return [
         DistilledImage(
-            image_u8, candidates.label, logits[i], tuple(candidates.ids[m] for m in image[i]), crops.boxes[image[i], number[i]],
-            crops.pooled[image[i], number[i]].astype(np.float32), norms[i].astype(np.float32),
+            image_u8, candidates.label, logits[i], tuple(candidates.ids[m] for m in image[i]),
+            crops.boxes[image[i], number[i]], crops.pooled[image[i], number[i]].astype(np.float32),
+            norms[i].astype(np.float32),
         )  # fmt: skip
         for i, image_u8 in enumerate(compose.stitch(tiles_u8))
     ]
 
 
-def write_class(method: Method, directory: Path, lines: Path, layout: records.Layout, load_candidates, label: int) -> dict:
+def write_class(
+    method: Method, directory: Path, lines: Path, layout: records.Layout, load_candidates, label: int
+) -> dict:
     """The shard of class `label` in `directory`, made unless it is there whole; returns its line in the manifest.
 
-    `lines`, a folder of this method's identity, keeps the lines; `load_candidates()` is called only when there is work to do.
+    `lines`, a folder of this method's identity, keeps the lines; `load_candidates()` is called only if there is work.
     """
     done, shard = lines / f"{label}.json", directory / layout.shard_names[label]
     if done.exists() and shard.exists():

@@ -1,5 +1,5 @@
-"""The run: which stage follows which. Everything on disk is found again by what it was made from, so that the same command goes
-on where it was interrupted and a changed setting redoes only what depends on it."""
+"""The run: which stage follows which. Everything on disk is found again by what it was made from, so that the same
+command goes on where it was interrupted and a changed setting redoes only what depends on it."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ def say(text: str) -> None:
 
 
 def run(config: Config, *, workdir: str = "", artifacts: str = "") -> Path:
-    """Distils by every method of `config`, trains students on what was written, prints the table; returns the workdir."""
+    """Distils by every method of `config`, trains students on what was written, prints the table -> the workdir."""
     if workdir:
         _require_same_run(config, Path(workdir))
     selfcheck.run()
@@ -50,7 +50,7 @@ def _require_same_run(config: Config, path: Path) -> None:
         changed = results.differences(store.read_json(record), results.plain(config))
         if changed:
             differs = "; ".join(changed)
-            raise ConfigError(f"{path} holds a run with other settings: {differs}. Use another --workdir, or those settings.")
+            raise ConfigError(f"{path} holds a run with other settings: {differs}. Use another --workdir.")
     elif path.exists() and any(path.iterdir()):
         raise ConfigError(f"{path} is not empty and holds no run (no {RECORD}); choose another --workdir.")
 
@@ -70,11 +70,12 @@ def open_data(config: Config) -> data.Dataset:
 def environment() -> dict:
     """What a result may depend on besides the config."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"infoutil_jax": __version__, "git": _git_commit(), "python": platform.python_version(), "devices": parallel.describe(), **versions}
+    own = {"infoutil_jax": __version__, "git": _git_commit()}
+    return {**own, "python": platform.python_version(), "devices": parallel.describe(), **versions}
 
 
 def _git_commit() -> str:
-    """The commit of the checkout this package lies in, with '+' when files differ from it; 'unknown' outside a checkout."""
+    """The commit of the checkout this package lies in, with '+' where files differ from it; or 'unknown'."""
     git = functools.partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     try:
         head, dirty = git(["git", "rev-parse", "HEAD"]), git(["git", "status", "--porcelain"])
@@ -84,12 +85,13 @@ def _git_commit() -> str:
 
 
 def obtain_teacher(config: Config, dataset, artifacts: Path) -> teacher_stage.Teacher:
-    """The trained teacher, from disk where it was trained before; its weights are checked against their recorded hashes."""
+    """The trained teacher, from disk where it was trained before; weights are checked against their recorded hashes."""
     settings, shape = config.teacher, (len(dataset.class_names), config.data.mean, config.data.std)
     network = teacher_stage.build_network(settings.model, settings.width, *shape)
+    identity = distil.data_identity(config, dataset)
     name = store.fingerprint(
-        "teacher", teacher_stage.VERSION, dataclasses.asdict(settings), shape, config.data.flip, distil.data_identity(config, dataset)
-    )
+        "teacher", teacher_stage.VERSION, dataclasses.asdict(settings), shape, config.data.flip, identity
+    )  # fmt: skip
     directory = artifacts / "teacher" / name
     snapshots, progress = store.Checkpoints(directory / "snapshots"), store.Checkpoints(directory / "progress", keep=2)
     side, epochs = config.data.image_size, (settings.early_epoch, settings.epochs)
@@ -102,7 +104,8 @@ def obtain_teacher(config: Config, dataset, artifacts: Path) -> teacher_stage.Te
     progress.close()
     record = _teacher_record(config, network, dataset, directory / "teacher.json", early, converged)
     for which in ("early", "converged"):
-        say(f"teacher ({which}, epoch {record[which]['epoch']}): {record[which]['top1']:.2%} on {record[which]['count']} validation images")
+        seen = record[which]
+        say(f"teacher ({which}, epoch {seen['epoch']}): {seen['top1']:.2%} on {seen['count']} validation images")
     return teacher_stage.Teacher(network, early, converged, record)
 
 
@@ -111,24 +114,28 @@ def _teacher_record(config: Config, network, dataset, path: Path, early, converg
     weights = {"early": (config.teacher.early_epoch, early), "converged": (config.teacher.epochs, converged)}
     hashes = {which: store.tree_hash(variables) for which, (_, variables) in weights.items()}
     if not path.exists():
-        measured = {
-            which: {"epoch": epoch, "sha256": hashes[which], **teacher_stage.examine(config.teacher, network, variables, dataset, which)}
-            for which, (epoch, variables) in weights.items()
-        }
-        store.write_json(path, {"model": config.teacher.model, **measured})
+        measured = {"model": config.teacher.model}
+        for which, (epoch, variables) in weights.items():
+            accuracy = teacher_stage.examine(config.teacher, network, variables, dataset, which)
+            measured[which] = {"epoch": epoch, "sha256": hashes[which], **accuracy}
+        store.write_json(path, measured)
     record = store.read_json(path)
     for which, sha256 in hashes.items():
         if record[which]["sha256"] != sha256:
-            raise CorruptArtifact(f"{path}: the {which} teacher's weights are not those that were measured; delete {path.parent} to train again.")
+            fault = f"the {which} teacher's weights are not those that were measured"
+            raise CorruptArtifact(f"{path}: {fault}; delete {path.parent} to train again.")
     return record
 
 
 def write_sets(config: Config, dataset, teacher, workdir: Path, artifacts: Path) -> dict[str, Path]:
-    """The distilled set of every method: <workdir>/distilled for the first, <workdir>/controls/<method> for the others."""
+    """The distilled set of every method: WORKDIR/distilled for the first, WORKDIR/controls/METHOD for the others."""
     origin = distil.origin(config, dataset)
     coalitions = attribute.design(config.attribute, config.seed)
-    methods = {name: distil.Method(for_method(config, name), teacher, coalitions, artifacts, origin) for name in config.methods}
-    directories = {name: workdir / ("distilled" if name == config.methods[0] else f"controls/{name}") for name in config.methods}
+    methods = {
+        name: distil.Method(for_method(config, name), teacher, coalitions, artifacts, origin) for name in config.methods
+    }
+    places = {name: "distilled" if name == config.methods[0] else f"controls/{name}" for name in config.methods}
+    directories = {name: workdir / place for name, place in places.items()}
     layouts = {name: _layout(method.config, dataset) for name, method in methods.items()}
     lines = {name: [] for name in methods}
     classes = range(len(dataset.class_names))
@@ -148,7 +155,8 @@ def write_sets(config: Config, dataset, teacher, workdir: Path, artifacts: Path)
 def _layout(config: Config, dataset) -> records.Layout:
     n_classes = len(dataset.class_names)
     name = re.sub("[^a-z0-9]+", "_", f"distilled {dataset.name}".lower()).strip("_")
-    return records.Layout(name, dataset.class_names, n_classes, config.data.image_size, config.compose.factor**2, n_classes)
+    n_patches = config.compose.factor**2
+    return records.Layout(name, dataset.class_names, n_classes, config.data.image_size, n_patches, n_classes)
 
 
 def _manifest(config: Config, name: str, dataset, teacher) -> dict:
@@ -165,36 +173,43 @@ def _manifest(config: Config, name: str, dataset, teacher) -> dict:
 def evaluate_sets(config: Config, dataset, teacher, directories: dict[str, Path], artifacts: Path) -> results.Table:
     """Students on what was written: curves[method][labels] = one list of (epoch, top-1, top-5) per seed."""
     settings = config.evaluate
-    student = teacher_stage.build_network(
-        settings.model, settings.width, len(dataset.class_names), config.data.mean, config.data.std, bn_momentum=settings.bn_momentum
-    )
-    columns = {settings.labels: settings.seeds} | ({"hard": settings.hard_seeds} if settings.hard_seeds and settings.labels != "hard" else {})
+    shape = (len(dataset.class_names), config.data.mean, config.data.std)
+    student = teacher_stage.build_network(settings.model, settings.width, *shape, bn_momentum=settings.bn_momentum)
+    columns = {settings.labels: settings.seeds}
+    if settings.hard_seeds and settings.labels != "hard":
+        columns["hard"] = settings.hard_seeds
     curves = {name: {labels: [] for labels in columns} for name in directories}
     for name, directory in directories.items():
         records.verify(directory)
         distilled = records.load(directory)
         for labels, n_seeds in columns.items():
             for i in range(n_seeds):
-                curve = _student(config, dataset, teacher, distilled, student, labels, config.seed + i, artifacts, f"{name}, {labels} labels, seed {i}")
+                label = f"{name}, {labels} labels, seed {i}"
+                curve = _student(
+                    config, dataset, teacher, distilled, student, labels, config.seed + i, artifacts, label
+                )  # fmt: skip
                 curves[name][labels].append(curve)
     per_class = min(config.ipc, int(np.bincount(dataset.train.labels).min()))
     neighbour = [evaluate.nearest_neighbour(dataset, per_class, seed) for seed in range(10)]
     return results.Table(curves, settings.labels, neighbour)
 
 
-def _student(config: Config, dataset, teacher, distilled, student, labels: str, seed: int, artifacts: Path, label: str) -> list:
-    """One student's curve, trained unless it was before. The cache's name holds the written bytes, not the way to them."""
+def _student(
+    config: Config, dataset, teacher, distilled, student, labels: str, seed: int, artifacts: Path, label: str
+) -> list:
+    """One student's curve, trained unless it was before: the cache's name is made of the written bytes."""
     settings = dataclasses.replace(config.evaluate, labels=labels, seeds=1, hard_seeds=0)
     labeller = distilled.manifest["label_teacher"]
     shards = [shard["sha256"] for shard in distilled.manifest["shards"]]
     name = store.fingerprint(
-        "evaluate", evaluate.VERSION, dataclasses.asdict(settings), seed, shards, config.data.mean, config.data.std, config.data.flip,
-        teacher.record[labeller]["sha256"], distil.data_identity(config, dataset),
+        "evaluate", evaluate.VERSION, dataclasses.asdict(settings), seed, shards, config.data.mean, config.data.std,
+        config.data.flip, teacher.record[labeller]["sha256"], distil.data_identity(config, dataset),
     )  # fmt: skip
     path = artifacts / "evaluate" / f"{name}.json"
     if not path.exists():
         curve = evaluate.run(
-            settings, distilled, student, teacher.network, teacher.variables(labeller), dataset.val, seed, flip=config.data.flip, label=label
-        )
+            settings, distilled, student, teacher.network, teacher.variables(labeller), dataset.val, seed,
+            flip=config.data.flip, label=label,
+        )  # fmt: skip
         store.write_json(path, curve)
     return store.read_json(path)

@@ -36,7 +36,7 @@ class Source(NamedTuple):
 
 
 def _tfds_builder(settings):
-    """Of a prepared dataset or of one that TFDS can build. Other names are not looked up, that would import TensorFlow."""
+    """Of a prepared dataset or one that TFDS can build; looking up other names would import TensorFlow."""
     import tensorflow_datasets as tfds
 
     registered, dataset = tfds.core.registered, re.split("[:/]", settings.name)[0]
@@ -48,7 +48,8 @@ def _tfds_builder(settings):
             return tfds.core.read_only_builder.builder_from_files(settings.name, data_dir=settings.path or None)
         return tfds.builder_from_directory(settings.path)
     except registered.DatasetNotFoundError as error:
-        raise ConfigError(f"data.name={settings.name!r} is no dataset that TFDS knows{nearest(dataset, known)}") from error
+        near = nearest(dataset, known)
+        raise ConfigError(f"data.name={settings.name!r} is no dataset that TFDS knows{near}") from error
     except (AssertionError, ValueError, OSError) as error:
         fault = str(error).splitlines()[0]
         raise ConfigError(f"data.name={settings.name!r}, data.path={settings.path!r}: {fault}") from error
@@ -124,8 +125,8 @@ def _student_line(config: Config, source: Source, flops: float) -> str:
     steps = settings.epochs * math.ceil(config.ipc * source.n_classes / batch)
     cost = flops * steps * batch * (BACKWARD + (settings.labels == "online"))
     hard = settings.hard_seeds if settings.labels != "hard" else 0
-    students = len(config.methods) * (settings.seeds + hard)
-    return f"students        {students} x {steps:,} steps of {batch}: {_unit(cost, 'FLOP')} each ({settings.labels} labels)"
+    students = f"{len(config.methods) * (settings.seeds + hard)} x {steps:,} steps of {batch}"
+    return f"students        {students}: {_unit(cost, 'FLOP')} each ({settings.labels} labels)"
 
 
 def _output_bytes(config: Config, n_classes: int) -> tuple[float, float]:
@@ -135,7 +136,7 @@ def _output_bytes(config: Config, n_classes: int) -> tuple[float, float]:
 
 
 def _memory(config: Config, n_parameters: int) -> tuple[float, float]:
-    """(host, device) bytes: one class's candidates and crops; gradients of one chunk, weights and one micro-batch of images."""
+    """(host, device) bytes: a class's candidates and crops; a chunk's gradients, weights, a micro-batch of images."""
     image = 3 * config.data.image_size**2
     crops = config.crop.per_image * image / config.compose.factor**2
     gradients = config.score.batch_size * n_parameters * 4
@@ -164,14 +165,14 @@ def describe(config: Config) -> str:
     source, teacher = source_of(config), config.teacher
     network = build_network(teacher.model, teacher.width, source.n_classes, config.data.mean, config.data.std)
     flops, n_parameters = forward_cost(network, config.data.image_size)
-    training = BACKWARD * flops * source.n_train * teacher.epochs
+    training = _unit(BACKWARD * flops * source.n_train * teacher.epochs, "FLOP")
     name = " ".join(filter(None, (config.data.source, config.data.name or config.data.path)))
     return "\n".join([
         f"plan of {config.name}: {name} at {config.data.image_size} px, IPC {config.ipc}",
         _data_line(source),
         f"devices         {parallel.describe()}",
         f"network         {teacher.model}: {n_parameters:,} parameters, {_unit(flops, 'FLOP')} a forward pass",
-        f"teacher         {teacher.epochs} epochs: {_unit(training, 'FLOP') if source.n_train else 'size of the data unknown'}",
+        f"teacher         {teacher.epochs} epochs: {training if source.n_train else 'size of the data unknown'}",
         *(_distil_line(for_method(config, method), method, source, flops) for method in config.methods),
         _student_line(config, source, flops),
         *_disk_and_memory_lines(config, source, n_parameters),

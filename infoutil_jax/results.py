@@ -1,6 +1,7 @@
 """From curves to what people read: the table on the terminal, results.json and report.html."""
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,7 @@ class Table(NamedTuple):
 
 def plain(config: Config) -> dict:
     """A config as nested dictionaries and lists, as JSON gives it back."""
-    return {k: [*v] if isinstance(v, tuple) else plain(v) if dataclasses.is_dataclass(v) else v for k, v in vars(config).items()}
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def differences(before: dict, now: dict, prefix: str = "") -> list[str]:
@@ -53,7 +54,7 @@ def _percent(values) -> str:
 
 
 def summarise(table: Table) -> dict:
-    """method -> labels -> mean and standard deviation (n - 1) over seeds of final and best-epoch accuracy, and each seed's own."""
+    """method -> labels -> mean, standard deviation (n - 1) and seeds of final, top-5 and best-epoch accuracy."""
 
     def of(curves):
         final, top5 = ([c[-1][i] for c in curves] for i in (1, 2))
@@ -61,7 +62,9 @@ def summarise(table: Table) -> dict:
         named = {"top1": final, "top5": top5, "best_epoch_top1": best}
         return {k: {"mean": mean_std(v)[0], "std": mean_std(v)[1], "seeds": v} for k, v in named.items()}
 
-    return {method: {labels: of(curves) for labels, curves in by.items() if curves} for method, by in table.curves.items()}
+    return {
+        method: {labels: of(curves) for labels, curves in by.items() if curves} for method, by in table.curves.items()
+    }
 
 
 def rows(config: Config, teacher, table: Table) -> tuple[list[str], list[list[str]]]:
@@ -74,16 +77,22 @@ def rows(config: Config, teacher, table: Table) -> tuple[list[str], list[list[st
         cells = [TITLES[method], f"{for_method(config, method).compose.factor ** 2}", _percent(final), _percent(best)]
         body.append(cells + ([_percent([c[-1][1] for c in by["hard"]])] if hard else []))
     extra = [("1-nearest neighbour on random real images", _percent(table.neighbour))]
-    extra += [(f"teacher, {which} (epoch {teacher.record[which]['epoch']})", f"{100 * teacher.record[which]['top1']:.1f}") for which in ("early", "converged")]
+    for which in ("early", "converged"):
+        seen = teacher.record[which]
+        extra.append((f"teacher, {which} (epoch {seen['epoch']})", f"{100 * seen['top1']:.1f}"))
     return columns, body + [[name, "", value] + [""] * (len(columns) - 3) for name, value in extra]
 
 
 def note(config: Config, table: Table) -> str:
+    """What the table's numbers are, in a paragraph."""
     settings = config.evaluate
-    seeds = f"{settings.seeds} seeds, hard labels {settings.hard_seeds}" if settings.hard_seeds else f"{settings.seeds} seeds"
+    seeds = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"
+    seeds += f", hard labels {settings.hard_seeds}" if settings.hard_seeds else ""
+    name = f"{config.data.source} {config.data.name}".strip()
     return (
-        f"{config.data.source} {config.data.name}".strip() + f", IPC {config.ipc}: accuracy in % of students ({settings.model}, {settings.epochs} epochs, "
-        f"{table.labels} labels from the {config.label.teacher} teacher) on the validation split; mean ± standard deviation, {seeds}. "
+        f"{name}, IPC {config.ipc}: accuracy in % of students ({settings.model}, {settings.epochs} epochs, "
+        f"{table.labels} labels from the {config.label.teacher} teacher) on the validation split; "
+        f"mean ± standard deviation, {seeds}. "
         "top-1 is of the final epoch; 'best epoch' is picked by validation accuracy and so flatters."
     )
 
@@ -94,7 +103,8 @@ def _heatmaps(config: Config, dataset, teacher, sets: dict, artifacts: Path):
     if name is None:
         return None
     origin = distil.origin(config, dataset)
-    method = distil.Method(for_method(config, name), teacher, attribute.design(config.attribute, config.seed), artifacts, origin)
+    coalitions = attribute.design(config.attribute, config.seed)
+    method = distil.Method(for_method(config, name), teacher, coalitions, artifacts, origin)
     images, phis, boxes = [], [], []
     for label in range(min(N_HEATMAPS, len(dataset.class_names))):
         candidates = distil.candidates(config, dataset.train, label)
@@ -106,18 +116,21 @@ def _heatmaps(config: Config, dataset, teacher, sets: dict, artifacts: Path):
     return pictures.heatmap_strip(np.stack(images), np.stack(phis), np.stack(boxes))
 
 
-def publish(config: Config, dataset, teacher, directories: dict, table: Table, workdir: Path, artifacts: Path, environment: dict) -> None:
+def publish(
+    config: Config, dataset, teacher, directories: dict, table: Table, workdir: Path, artifacts: Path, environment: dict
+) -> None:
     """Prints the table; writes results.json and report.html into the workdir."""
     columns, body = rows(config, teacher, table)
     sets = {name: records.load(directory) for name, directory in directories.items()}
     main = next(iter(directories))
     results = {
-        "command": " ".join(["python", *sys.argv]), "config": plain(config), "environment": environment, "teacher": teacher.record,
-        "methods": summarise(table), "curves": table.curves, "nearest_neighbour": dict(zip(("mean", "std"), mean_std(table.neighbour))),
+        "command": " ".join(["python", *sys.argv]), "config": plain(config), "environment": environment,
+        "teacher": teacher.record, "methods": summarise(table), "curves": table.curves,
+        "nearest_neighbour": dict(zip(("mean", "std"), mean_std(table.neighbour))),
     }  # fmt: skip
     store.write_json(workdir / "results.json", results)
     page = report.Report(
-        title=f"{config.name}: {TITLES[main]} on {dataset.name}, {config.ipc} image{'s' if config.ipc > 1 else ''} per class",
+        title=f"{config.name}: {TITLES[main]} on {dataset.name}, IPC {config.ipc}",
         summary=[
             ("top-1", body[0][2] + " %"), ("images", str(len(sets[main].labels))),
             ("teacher", f"{100 * teacher.record['converged']['top1']:.1f} %"), ("devices", environment["devices"]),

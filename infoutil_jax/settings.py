@@ -55,7 +55,8 @@ class Config:
             one_of("methods", method, METHODS)
             factor, side = METHODS[method].get("compose", {}).get("factor", self.compose.factor), self.data.image_size
             if side % factor:
-                raise ConfigError(f"compose.factor={factor} ({method}) does not divide data.image_size={side}; choose a divisor.")
+                fault = f"compose.factor={factor} ({method}) does not divide data.image_size={side}"
+                raise ConfigError(f"{fault}; choose a divisor.")
 
     @property
     def n_crops(self) -> int:

@@ -1,4 +1,4 @@
-"""Artifacts on disk: the only writer. Whatever lies under its final name is complete, and is checked when it is read again."""
+"""Artifacts on disk. Whatever lies under its final name is complete, and is checked when it is read again."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from infoutil_jax.errors import CorruptArtifact, EnvironmentFault
 
 
 def fingerprint(*parts) -> str:
-    """16 hex digits of a canonical JSON form of `parts`: equal parts, equal name. Raises TypeError for what JSON cannot hold."""
+    """16 hex digits of the canonical JSON of `parts`: equal parts, equal name. TypeError for what JSON cannot hold."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -36,7 +36,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def _cannot_write(path: Path, error: OSError) -> EnvironmentFault:
-    return EnvironmentFault(f"{path}: cannot be written ({error.strerror or error}); free the space or choose another --workdir.")
+    reason = error.strerror or error
+    return EnvironmentFault(f"{path}: cannot be written ({reason}); free the space or choose another --workdir.")
 
 
 def write_json(path: Path, value) -> None:
@@ -73,7 +74,7 @@ def load_arrays(path: Path) -> dict | None:
 
 
 def cached(path: Path, record, compute):
-    """`record` (a NamedTuple type) of the arrays at `path`; compute() gives it, and it is saved, when there is no such file."""
+    """`record` (a NamedTuple type) of the arrays at `path`; without such a file compute() gives it and it is saved."""
     arrays = load_arrays(path)
     if arrays is None:
         arrays = compute()._asdict()
@@ -107,13 +108,15 @@ def tree_hash(tree) -> str:
 
 
 class Checkpoints:
-    """Orbax checkpoints of one pytree by step, each with our own SHA-256 beside it (orbax does not notice flipped bits)."""
+    """Orbax checkpoints of one pytree by step, each with our own SHA-256 beside it (orbax misses flipped bits)."""
 
     def __init__(self, directory: Path, keep: int | None = None):
         import orbax.checkpoint as ocp
 
         self._ocp, self._directory = ocp, Path(directory).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def _hash_file(self, step: int) -> Path:
@@ -127,7 +130,8 @@ class Checkpoints:
         try:
             if step in self._manager.all_steps():
                 self._manager.delete(step)
-            self._manager.save(step, args=self._ocp.args.StandardSave(tree), force=True)  # else: nothing below the latest
+            # without force, a step below the latest is left out in silence
+            self._manager.save(step, args=self._ocp.args.StandardSave(tree), force=True)
         except OSError as error:
             raise _cannot_write(self._directory / str(step), error) from error
         write_bytes(self._hash_file(step), tree_hash(tree).encode())
@@ -142,11 +146,14 @@ class Checkpoints:
         try:
             tree = self._manager.restore(step, args=self._ocp.args.StandardRestore(like))
         except (ValueError, OSError, KeyError) as error:
-            raise CorruptArtifact(f"{self._directory}/{step}: cannot be restored ({error}); delete that folder to train again.") from error
+            raise self._corrupt(step, f"cannot be restored ({error})") from error
         tree = jax.tree.map(np.asarray, tree)
         if tree_hash(tree) != self._hash_file(step).read_text():
-            raise CorruptArtifact(f"{self._directory}/{step}: the weights' SHA-256 changed on disk; delete that folder to train again.")
+            raise self._corrupt(step, "the weights' SHA-256 changed on disk")
         return tree
+
+    def _corrupt(self, step: int, fault: str) -> CorruptArtifact:
+        return CorruptArtifact(f"{self._directory}/{step}: {fault}; delete that folder to train again.")
 
     def close(self) -> None:
         self._manager.close()

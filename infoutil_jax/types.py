@@ -14,6 +14,14 @@ class Candidates(NamedTuple):
     label: int
 
 
+class Scores(NamedTuple):
+    """What selection may look at, for every crop of a class; leading shape (M, R)."""
+
+    loss: np.ndarray  # float32, cross-entropy in nats
+    correct: np.ndarray  # bool
+    gradient_norm: np.ndarray  # float32; NaN where it was not asked for
+
+
 class DistilledImage(NamedTuple):
     """One record of a distilled set: an image of k patches, its labels and where each patch came from."""
 

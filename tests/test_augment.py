@@ -91,6 +91,7 @@ def test_random_resized_boxes_have_uniform_area_and_log_uniform_aspect():
     log_aspect = stats.uniform(np.log(3 / 4), np.log(16 / 9))
     assert stats.kstest(np.log(aspect), log_aspect.cdf).pvalue > 0.01
     for start, length in ((y, h), (x, w)):  # every place is equally likely, both borders included
+        assert (start == 0).any() and (start + length == side).any()
         assert stats.kstest((start + 0.5) / (side - length + 1), "uniform").pvalue > 0.01
     assert abs(np.corrcoef(y / (side - h + 1), x / (side - w + 1))[0, 1]) < 0.08
 
@@ -155,7 +156,7 @@ def test_cutmix_boxes_follow_the_papers_draw():
 
 
 def test_inside_box_marks_the_pixels_of_a_slice():
-    for box in ((1, 4, 0, 7), (0, 7, 6, 7), (3, 3, 2, 5), (0, 7, 0, 7)):
+    for box in ((1, 4, 2, 5), (0, 7, 6, 7), (3, 3, 2, 5), (0, 7, 0, 7)):
         expected = np.zeros((7, 7), bool)
         expected[box[0] : box[1], box[2] : box[3]] = True
         np.testing.assert_array_equal(augment.inside_box(jnp.array(box), 7), expected)

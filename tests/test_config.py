@@ -64,7 +64,8 @@ def key_names(cls, prefix=""):
 
 def test_base_has_every_setting_once_and_no_other():
     text = (ROOT / "configs/base.py").read_text()
-    assigned = [name for name in re.findall(r"^    c\.([\w.]+) = ", text, re.M) if f"c.{name} = ConfigDict()" not in text]
+    names = re.findall(r"^    c\.([\w.]+) = ", text, re.M)
+    assigned = [name for name in names if f"c.{name} = ConfigDict()" not in text]
     assert sorted(assigned) == sorted(key_names(Config))
 
 
@@ -119,7 +120,7 @@ def test_nothing_is_suggested_where_nothing_is_close():
         ({"methods": ()}, "methods is empty; name at least one of infoutil, random_images"),
         ({"compose__factor": 3}, "compose.factor=3 (infoutil) does not divide data.image_size=32; choose a divisor."),
         ({"methods": ("random_mosaics",), "data__image_size": 31}, "compose.factor=2 (random_mosaics) does not divide"),
-        ({"teacher": 3}, "config: teacher=3 is no section of keys"),
+        ({"teacher": 3}, "config: teacher=3 is no section; start from configs/base.py."),
     ],
     ids=str,
 )  # fmt: skip
@@ -189,7 +190,7 @@ FAULTY_FILES = {
     "def get_config():\n    return 1 / 0\n": "ZeroDivisionError: division by zero",
     "def get_config():\n    return {'a': 1}\n": "get_config() gave a dict; return a ConfigDict",
     "def get_config():\n    pass\n": "get_config() gave a NoneType",
-    "from configs import base\ndef get_config():\n    c = base.get_config()\n    c.evalute.epochs = 3\n    return c\n": "evaluate",
+    "from configs import base\ndef get_config():\n    base.get_config().evalute.epochs = 3\n": "evaluate",
 }
 
 

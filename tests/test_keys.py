@@ -8,7 +8,7 @@ import pytest
 
 from infoutil_jax.keys import generator, key_for
 
-NAMES = [("crop", "a"), ("crop", "b"), ("cro", "pa"), ("crop", "a", "b"), ("crop", "ab"), ("select", "a"), ("a", "crop")]
+NAMES = [("crop", "a"), ("crop", "b"), ("cro", "pa"), ("crop", "a", "b"), ("crop", "ab"), ("a", "crop")]
 
 
 def key_words(seed, *names):

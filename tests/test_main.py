@@ -18,11 +18,12 @@ def run_main(*arguments, cwd, python=()):
     """(exit code, stdout, stderr, CPU seconds) of `python main.py *arguments` on one CPU device."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
-        [sys.executable, *python, str(ROOT / "main.py"), *arguments], cwd=cwd, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        [sys.executable, *python, str(ROOT / "main.py"), *arguments], cwd=cwd, capture_output=True, text=True,
+        timeout=120, env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return done.returncode, done.stdout, done.stderr, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return done.returncode, done.stdout, done.stderr, seconds
 
 
 def test_help_answers_at_once(tmp_path):

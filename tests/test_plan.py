@@ -73,8 +73,9 @@ def test_output_and_memory_by_hand():
 
 
 @pytest.mark.parametrize(
-    "value, base_, text", [(0, 1000, "0 X"), (999, 1000, "999 X"), (1000, 1000, "1 kX"), (2.5e9, 1000, "2.5 GX"), (2**20, 1024, "1 MX"),
-                           (3e18, 1000, "3 EX")]
+    "value, base_, text",
+    [(0, 1000, "0 X"), (999, 1000, "999 X"), (1000, 1000, "1 kX"), (2.5e9, 1000, "2.5 GX"), (2**20, 1024, "1 MX"),
+     (3e18, 1000, "3 EX")],
 )  # fmt: skip
 def test_units(value, base_, text):
     assert plan._unit(value, "X", base_) == text

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from infoutil_jax.errors import ConfigError, DataError
 from infoutil_jax.keys import generator
 from infoutil_jax.stages import select
-from infoutil_jax.stages.score import Scores
+from infoutil_jax.types import Scores
 
 NUMBERS = st.sampled_from([0.0, 2e-5, 0.125, 0.25, 1.0, 1.5, 2.0, 98765.0])  # few, so that ties are common
 

@@ -79,7 +79,8 @@ def test_json_comes_back_and_broken_json_is_named(tmp_path):
 
 def test_arrays_come_back_bit_for_bit(tmp_path):
     path = tmp_path / "x.npz"
-    arrays = {"a": np.array([0.1, np.nan, -0.0], np.float32), "b": np.array([[True], [False]]), "c": np.zeros((0, 3), np.int64)}
+    floats = np.array([0.1, np.nan, -0.0], np.float32)
+    arrays = {"a": floats, "b": np.array([[True], [False]]), "c": np.zeros((0, 3), np.int64)}
     store.save_arrays(path, arrays)
     loaded = store.load_arrays(path)
     assert loaded.keys() == arrays.keys()

@@ -103,6 +103,16 @@ def test_every_image_is_counted_once(n):
     assert sorted(split.read) == list(range(n))
 
 
+def test_a_white_pixel_is_one():
+    """A threshold between 254 and 255 of 255, at class 0's side of it."""
+    net = train.Network(Linear(2), (254.5 / 255,) * 3, (1.0,) * 3)
+    split = Split(4, n_classes=2)
+    split.images_u8[:] = np.array([254, 255, 255, 254])[:, None, None, None]
+    split.labels = np.array([1, 0, 0, 1], np.int32)
+    kernel = np.tile(np.array([1, -1], np.float32), (12, 1))
+    assert train.test(net, {"params": {"dense": {"kernel": kernel}}}, split).top1 == 1
+
+
 def count_steps(state, amount):
     return state + amount, np.float32(amount)
 

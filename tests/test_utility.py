@@ -21,11 +21,15 @@ def norms_fn(variables, images, labels):
 
 @pytest.fixture(scope="module")
 def variables():
-    """A network whose BatchNorm has seen data: neither mean 0 nor variance 1."""
-    fresh = models.initialize(MODEL, jax.random.key(0), SIDE)
+    """A network whose BatchNorm has seen data: neither mean 0 nor variance 1, and units that are alive."""
+    fresh = models.initialize(MODEL, jax.random.key(1), SIDE)
     rng = np.random.default_rng(0)
-    stats = jax.tree.map(lambda leaf: rng.uniform(0.3, 2, leaf.shape).astype(np.float32), fresh["batch_stats"])
-    return {"params": fresh["params"], "batch_stats": stats}
+    draw = {"mean": lambda shape: rng.normal(0, 0.1, shape), "var": lambda shape: rng.uniform(0.05, 0.5, shape)}
+    random_like = lambda path, leaf: draw[path[-1].key](leaf.shape).astype(np.float32)
+    stats = jax.tree_util.tree_map_with_path(random_like, fresh["batch_stats"])
+    variables = {"params": fresh["params"], "batch_stats": stats}
+    assert np.std(logits_fn(variables, examples(9)[0]), axis=0).min() > 0.01
+    return variables
 
 
 def examples(n):

@@ -70,7 +70,7 @@ def _random_box(settings: Settings, min_scale: float, key, side: int):
 
 def patch_shares(box, side: int, factor: int):
     """Share of the area of `box` (y, x, h, w) that each of F x F patches covers, (F, F), summing to 1."""
-    edges = jnp.arange(factor) * (side / factor)
+    edges = jnp.arange(factor, dtype=jnp.float32) * (side / factor)
 
     def along(start, length):
         low = jnp.maximum(edges, start)

@@ -2,7 +2,6 @@
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from infoutil_jax import losses, parallel, train, utility
 from infoutil_jax.checks import in_range, one_of
 from infoutil_jax.data import augment
 from infoutil_jax.errors import NumericError
+from infoutil_jax.types import Scores
 
 VERSION = 1
 
@@ -26,14 +26,6 @@ class Settings:
         one_of("score.teacher", self.teacher, ("converged", "early"))
         one_of("score.fit", self.fit, ("resize", "pad"))
         in_range("score.batch_size", self.batch_size, 1)
-
-
-class Scores(NamedTuple):
-    """What selection may look at; leading shape (M, R)."""
-
-    loss: np.ndarray  # float32, cross-entropy in nats
-    correct: np.ndarray  # bool
-    gradient_norm: np.ndarray  # float32; NaN where it was not asked for
 
 
 def _to_input(network: train.Network, fit: str, side: int, crops_u8):

@@ -7,7 +7,7 @@ import numpy as np
 from infoutil_jax.checks import one_of
 from infoutil_jax.errors import DataError
 from infoutil_jax.keys import generator
-from infoutil_jax.stages.score import Scores
+from infoutil_jax.types import Scores
 
 VERSION = 1
 GRADIENT_RULES = ("largest_gradient_norm", "smallest_gradient_norm", "middle_gradient_norm", "largest_correct")

@@ -1,5 +1,5 @@
-"""The teacher: one training run with two snapshots, an early one (labels at small IPC) and the converged one (attribution,
-scores, labels at large IPC). InfoUtil App. B.2; the paper leaves optimiser, batch and schedule open."""
+"""The teacher: one training run with two snapshots, an early one (labels at small IPC) and the converged one
+(attribution, scores, labels at large IPC). InfoUtil App. B.2; the paper leaves optimiser, batch and schedule open."""
 
 import functools
 from dataclasses import dataclass
@@ -50,7 +50,7 @@ class Settings:
 
 
 class Teacher(NamedTuple):
-    """A network and its two sets of weights, with what is known about each (hash, epochs, accuracy on the validation split)."""
+    """A network and its two sets of weights, with what is known about each (hash, epoch, validation accuracy)."""
 
     network: train.Network
     early: dict
@@ -86,7 +86,8 @@ def _make_step(settings: Settings, network: train.Network, optimizer, flip: bool
     def step(state, key, indices, images_u8, labels):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
         images = jax.vmap(view)(keys, images_u8.astype(jnp.float32) / 255)
-        return train.update(network, optimizer, state, images, lambda logits: losses.cross_entropy(logits, labels).mean())
+        loss_of_logits = lambda logits: losses.cross_entropy(logits, labels).mean()
+        return train.update(network, optimizer, state, images, loss_of_logits)
 
     return step
 
@@ -97,11 +98,13 @@ def _optimizer(settings: Settings, steps_per_epoch: int):
     return optim.OPTIMIZERS[settings.optimizer](schedule, settings.weight_decay)
 
 
-def run(settings: Settings, network: train.Network, dataset, seed: int, *, side: int, flip: bool, progress, snapshots) -> None:
+def run(
+    settings: Settings, network: train.Network, dataset, seed: int, *, side: int, flip: bool, progress, snapshots
+) -> None:
     """Trains on `dataset.train` and leaves variables in `snapshots` at steps `early_epoch` and `epochs`.
 
-    `progress` and `snapshots` save and restore trees by step (store.Checkpoints); a run that was interrupted goes on from the
-    last step in `progress` that lies before every missing snapshot, with the same draws.
+    `progress` and `snapshots` save and restore trees by step (store.Checkpoints); a run that was interrupted goes on
+    from the last step in `progress` that lies before every missing snapshot, with the same draws.
     """
     split, key = dataset.train, key_for(seed, "teacher", "views")
     steps_per_epoch = -(-len(split) // settings.batch_size)
@@ -121,7 +124,8 @@ def run(settings: Settings, network: train.Network, dataset, seed: int, *, side:
 
     def batches(epoch):
         key_e = jax.random.fold_in(key, epoch)
-        for batch in load_ahead(load, epoch_batches(generator(seed, "teacher", "order", epoch), len(split), settings.batch_size)):
+        order = epoch_batches(generator(seed, "teacher", "order", epoch), len(split), settings.batch_size)
+        for batch in load_ahead(load, order):
             yield key_e, *batch
 
     def save(epochs_done, state, _):
@@ -141,8 +145,8 @@ def examine(settings: Settings, network: train.Network, variables, dataset, whic
     chance = 1 / len(dataset.class_names)
     if accuracy.top1 < settings.min_times_chance * chance:
         raise NumericError(
-            f"teacher ({which}): validation accuracy {accuracy.top1:.1%} is near chance ({chance:.1%}); train longer (teacher.epochs), "
-            "lower teacher.learning_rate, or check the labels and data.mean/std."
+            f"teacher ({which}): validation accuracy {accuracy.top1:.1%} is near chance ({chance:.1%}); train longer "
+            "(teacher.epochs), lower teacher.learning_rate, or check the labels and data.mean/std."
         )
     return accuracy._asdict()
 

@@ -1,0 +1,241 @@
+"""Views, stored labels and CutMix against counted pixels; students on a set that anyone can learn."""
+
+import dataclasses
+import itertools
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import softmax
+from sklearn.neighbors import KNeighborsClassifier
+
+from infoutil_jax import train
+from infoutil_jax.errors import ConfigError
+from infoutil_jax.stages import evaluate
+from infoutil_jax.types import DistilledSet
+
+SIDE, F, K = 8, 2, 4
+COLOURS = np.eye(4, 3, dtype=np.float32)  # red, green, blue, black: the mean colour tells how much of each is seen
+SETTINGS = evaluate.Settings(
+    model="convnet3", width=4, epochs=10, batch_size=0, learning_rate=0.05, weight_decay=0.0, temperature=2.0,
+    labels="hard", cutmix=True, min_scale=0.0, zoom=0.0, zoom_grid=2, shuffle=True, bn_momentum=0.81, test_every=1,
+    seeds=1, hard_seeds=0,
+)  # fmt: skip
+KEYS = jax.random.split(jax.random.key(0), 200)
+
+
+def change(**fields):
+    return dataclasses.replace(SETTINGS, **fields)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 12, 12), (3, 1, 5, 11), (7, 6, 1, 1), (0, 4, 4, 4), (5, 0, 7, 3)])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_patch_shares_count_pixels(box, factor):
+    y, x, h, w = box
+    patch = np.arange(12) * factor // 12
+    expected = np.zeros((factor, factor))
+    for i, j in itertools.product(patch[y : y + h], patch[x : x + w]):
+        expected[i, j] += 1 / (h * w)
+    shares = evaluate.patch_shares(jnp.array(box, jnp.float32), 12, factor)
+    np.testing.assert_allclose(shares, expected, atol=1e-6)
+
+
+def views(settings, factor, image, targets, flip=True):
+    one = lambda key: evaluate.view(settings, factor, flip, key, jnp.asarray(image), jnp.asarray(targets))
+    images, labels = jax.jit(jax.vmap(one))(KEYS)
+    return np.asarray(images), np.asarray(labels)
+
+
+def four_colours():
+    """A mosaic of four plain patches, red green / blue black, and their one-hot labels (F, F, K)."""
+    patches = COLOURS.reshape(F, F, 3)
+    return patches.repeat(SIDE // F, axis=0).repeat(SIDE // F, axis=1), np.eye(K, dtype=np.float32).reshape(F, F, K)
+
+
+def test_a_zoomed_view_is_one_patch_with_its_own_label_wherever_shuffling_put_it():
+    images, labels = views(change(zoom=1.0), F, *four_colours())
+    assert set(labels.argmax(1)) == {0, 1, 2, 3}
+    np.testing.assert_allclose(labels, np.eye(K)[labels.argmax(1)], atol=1e-6)
+    plain = COLOURS[labels.argmax(1)][:, None, None]
+    np.testing.assert_allclose(images, np.broadcast_to(plain, images.shape), atol=1e-5)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_view_of_the_whole_image_has_the_mean_label(shuffle):
+    mosaic, targets = four_colours()
+    images, labels = views(change(min_scale=1.0, shuffle=shuffle), F, mosaic, targets, flip=False)
+    np.testing.assert_allclose(labels, 0.25, atol=1e-6)
+    moved = (np.abs(images - mosaic) > 1e-5).any(axis=(1, 2, 3))
+    assert moved.any() == shuffle and not moved.all()
+
+
+def test_a_partial_view_has_the_labels_of_what_it_shows():
+    images, labels = views(change(min_scale=0.1), F, *four_colours())
+    np.testing.assert_allclose(labels.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(images.mean((1, 2)), labels[:, :3], atol=0.06)  # antialiasing blurs the borders
+    assert (labels.max(1) > 0.9).any() and (labels.max(1) < 0.4).any()
+
+
+def test_factor_one_shows_whole_images_mirrored_half_of_the_time():
+    image = np.random.default_rng(0).uniform(size=(SIDE, SIDE, 3)).astype(np.float32)
+    images, labels = views(SETTINGS, 1, image, np.full((1, 1, K), 0.25, np.float32))
+    mirrored = (images == image[:, ::-1]).all(axis=(1, 2, 3))
+    assert ((images == image).all(axis=(1, 2, 3)) ^ mirrored).all() and 0.35 < mirrored.mean() < 0.65
+    assert (labels == 0.25).all()
+
+
+def test_cutmix_mixes_labels_by_the_share_of_pixels():
+    images = np.broadcast_to(COLOURS[:3, None, None], (3, SIDE, SIDE, 3))
+    targets = np.eye(3, dtype=np.float32)
+    mixed, labels = jax.vmap(evaluate.mix, (0, None, None))(KEYS, jnp.asarray(images), jnp.asarray(targets))
+    assert np.isin(mixed, [0, 1]).all()
+    np.testing.assert_allclose(labels.sum(-1), 1, rtol=1e-6)
+    np.testing.assert_allclose(labels.sum(1), 1, rtol=1e-6)  # over the batch each class keeps its mass
+    np.testing.assert_allclose(mixed.mean((2, 3)), labels, atol=1e-6)
+    assert len({tuple(row.argmax(-1)) for row in np.asarray(labels)}) > 1
+    assert ((labels > 0.01) & (labels < 0.99)).any(axis=(1, 2)).mean() > 0.5
+
+
+def test_the_default_batch_size_is_rdeds():
+    table = {(1, 10): 10, (10, 10): 50, (50, 10): 100}  # (ipc, classes): size
+    table |= {(1, 100): 20, (10, 100): 100, (50, 100): 200, (10, 1000): 100}
+    assert {key: evaluate.default_batch_size(*key) for key in table} == table
+    assert evaluate.default_batch_size(1, 3) == 3 and evaluate.default_batch_size(10, 3) == 30
+
+
+def colour_set(labels=(0, 1, 2, 0, 1, 2, 0), factor=F):
+    """Plain tiles in their class's colour; stored logits favour the class."""
+    labels = np.array(labels, np.int32)
+    n, k = len(labels), factor * factor
+    noise = np.random.default_rng(3).integers(0, 40, (n, SIDE, SIDE, 3))
+    images_u8 = (200 * COLOURS[labels][:, None, None] + noise).astype(np.uint8)
+    logits = np.broadcast_to(8 * np.eye(3, dtype=np.float32)[labels][:, None], (n, k, 3))
+    nothing = np.zeros((n, k), np.float32)
+    boxes = np.zeros((n, k, 4), np.int32)
+    return DistilledSet(images_u8, labels, logits, (("id",) * k,) * n, boxes, nothing, nothing, {})
+
+
+class Split:
+    def __init__(self, images_u8, labels):
+        self.images_u8, self.labels = images_u8, np.asarray(labels, np.int32)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def images(self, indices):
+        return self.images_u8[indices]
+
+
+def validation(n=31):
+    noisy = colour_set(np.arange(n) % 3)
+    return Split(noisy.images_u8, noisy.labels)
+
+
+class Teacher(nn.Module):
+    """Logits linear in the mean colour."""
+
+    @nn.compact
+    def __call__(self, images_norm, *, train: bool):
+        return 8 * images_norm.mean(axis=(1, 2)) @ self.param("names", nn.initializers.ones, (3, 3))
+
+
+class Student(nn.Module):
+    """A normalised mean colour and a dense layer: learns colours in a few steps."""
+
+    @nn.compact
+    def __call__(self, images_norm, *, train: bool):
+        x = nn.BatchNorm(not train, momentum=0.5)(images_norm.mean(axis=(1, 2)))
+        return nn.Dense(3)(x)
+
+
+STUDENT, TEACHER = (train.Network(model, (0.0,) * 3, (1.0,) * 3) for model in (Student(), Teacher()))
+NAMES = np.eye(3, dtype=np.float32)  # red is class 0, ...
+
+
+def run(settings, distilled=None, seed=0, names=NAMES, val=None):
+    distilled, variables = distilled or colour_set(), {"params": {"names": names}}
+    return evaluate.run(
+        settings, distilled, STUDENT, TEACHER, variables, val or validation(), seed, flip=True, label="student"
+    )
+
+
+def quick(labels):
+    return change(labels=labels, epochs=30, test_every=3, learning_rate=0.1)
+
+
+@pytest.mark.parametrize("labels", evaluate.LABELS)
+def test_a_student_learns_three_colours(labels):
+    curve = run(quick(labels))
+    assert [epoch for epoch, *_ in curve] == [27, 30]
+    assert curve[-1] == (30, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("labels", "shift"), [("hard", 0), ("stored", 1), ("online", 2)])
+def test_each_kind_of_label_comes_from_its_own_source(labels, shift):
+    """Classes, stored logits and the teacher each give the colours other names."""
+    distilled = colour_set()
+    distilled = distilled._replace(patch_logits=np.roll(distilled.patch_logits, 1, axis=2))
+    renamed = Split(validation().images_u8, (validation().labels + shift) % 3)
+    assert run(quick(labels), distilled, names=np.roll(NAMES, 2, axis=1), val=renamed)[-1] == (30, 1.0, 1.0)
+
+
+def test_the_same_seed_gives_the_same_curve():
+    noise = np.random.default_rng(1).integers(0, 256, (200, SIDE, SIDE, 3))
+    unclear = Split(noise.astype(np.uint8), np.arange(200) % 3)
+    one, again, other = (run(quick("hard"), seed=seed, val=unclear) for seed in (0, 0, 1))
+    assert one == again != other
+
+
+def test_the_curve_is_the_last_fifth_and_ends_with_the_last_epoch(monkeypatch):
+    def fit(step, state, batches, *, epochs, steps_per_epoch, label, after_epoch):
+        for epoch in range(epochs):
+            after_epoch(epoch + 1, state, 0.0)
+
+    monkeypatch.setattr(train, "fit", fit)
+    monkeypatch.setattr(train, "test", lambda *_: train.Accuracy(0.5, 1.0, 9))
+    assert [epoch for epoch, *_ in run(change(epochs=300, test_every=10))] == [250, 260, 270, 280, 290, 300]
+    assert [epoch for epoch, *_ in run(change(epochs=7, test_every=4))] == [7]
+
+
+def test_an_epoch_shows_every_image_once_in_rdeds_batches(monkeypatch):
+    seen = []
+
+    def fit(step, state, batches, *, epochs, steps_per_epoch, label, after_epoch):
+        for epoch in range(2):
+            rows = [batch[2] for batch in batches(epoch)]
+            assert [len(part) for part in rows] == [3, 3, 1] and steps_per_epoch == 3
+            seen.append(np.concatenate(rows).tolist())
+
+    monkeypatch.setattr(train, "fit", fit)
+    run(change(batch_size=3))
+    assert sorted(seen[0]) == sorted(seen[1]) == list(range(7)) and seen[0] != seen[1]
+
+
+@pytest.mark.parametrize("labels", ["stored", "hard"])
+def test_patch_targets_are_softened_logits_or_classes(labels):
+    distilled = colour_set()._replace(patch_logits=np.random.default_rng(0).normal(size=(7, 4, 3)).astype(np.float32))
+    targets = evaluate._patch_targets(change(labels=labels, temperature=4.0), distilled)
+    expected = softmax(distilled.patch_logits / 4, axis=2).reshape(7, 2, 2, 3)
+    if labels == "hard":
+        expected = np.tile(np.eye(3)[distilled.labels][:, None, None], (1, 2, 2, 1))
+    np.testing.assert_allclose(targets, expected, rtol=1e-5)
+
+
+def test_nearest_neighbour_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    train_split = Split(rng.integers(0, 256, (12, SIDE, SIDE, 3)).astype(np.uint8), np.arange(12) % 3)
+    noisy = train_split.images_u8[rng.integers(0, 12, 1500)] * 0.4 + rng.integers(0, 150, (1500, SIDE, SIDE, 3))
+    val = Split(noisy.astype(np.uint8), rng.integers(0, 3, 1500))
+    dataset = types.SimpleNamespace(train=train_split, val=val, class_names=("a", "b", "c"))
+    flat = lambda split: split.images_u8.reshape(len(split), -1).astype(np.float64)
+    oracle = KNeighborsClassifier(1, algorithm="brute").fit(flat(train_split), train_split.labels)
+    assert evaluate.nearest_neighbour(dataset, 4, 0) == pytest.approx(oracle.score(flat(val), val.labels))
+
+
+@pytest.mark.parametrize("bad", [{"labels": "soft"}, {"epochs": 0}, {"temperature": 0}, {"zoom": 2}, {"model": "vgg"}])
+def test_impossible_settings_are_refused(bad):
+    with pytest.raises(ConfigError, match=f"evaluate.{next(iter(bad))}"):
+        change(**bad)
