@@ -35,7 +35,7 @@ def run() -> float:
     images = rng.normal(size=(n, 8, 8, 3)).astype(np.float32)
     labels = np.arange(n, dtype=np.int32) % 4
     variables = models.initialize(_network(), jax.random.key(0), 8)
-    with jax.default_matmul_precision("highest"):  # accelerators round products to fewer bits, in each program differently
+    with jax.default_matmul_precision("highest"):  # accelerators round products otherwise
         spread = parallel.map_batches(_norms, -(-n // n_devices), variables, images, labels)
         single = utility.gradient_norms_one_by_one(_logits, variables, jnp.asarray(images), jnp.asarray(labels))
     error = float(np.max(np.abs(spread / single - 1)))

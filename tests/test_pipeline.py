@@ -18,7 +18,7 @@ import pytest
 from configs import digits
 from PIL import Image
 
-from infoutil_jax import config, data, distil, pipeline, records, results, store, utility
+from infoutil_jax import config, data, distil, pipeline, records, results, store, tfrecord, utility
 from infoutil_jax.attribution import exact
 from infoutil_jax.data import augment
 from infoutil_jax.errors import ConfigError, DataError
@@ -40,7 +40,8 @@ def tiny(**changes):
         "teacher.early_epoch": 2, "teacher.checkpoint_epochs": 1, "teacher.min_times_chance": 1.5,
         "attribute.grid": GRID, "attribute.budget": 16, "attribute.micro_batch": 16, "crop.window": 1,
         "crop.per_image": 2, "select.rule": "largest_gradient_norm", "evaluate.epochs": 5, "evaluate.test_every": 2,
-        "evaluate.seeds": 1, "evaluate.hard_seeds": 0, **{path.replace("__", "."): value for path, value in changes.items()},
+        "evaluate.seeds": 1, "evaluate.hard_seeds": 0,
+        **{path.replace("__", "."): value for path, value in changes.items()},
     })  # fmt: skip
     return RESOLVE(c)
 
@@ -275,13 +276,14 @@ def test_a_later_commit_leaves_a_finished_set_alone(finished, copied, monkeypatc
     assert json.loads((copied / "results.json").read_text())["environment"]["git"] == "later"
 
 
-@pytest.mark.parametrize("method", ["infoutil", "rded"])
-def test_a_lost_shard_is_made_again_the_same(finished, copied, method):
+@pytest.mark.parametrize("method, line_is_lost", [("infoutil", True), ("rded", False)])
+def test_a_lost_shard_is_made_again_the_same(finished, copied, method, line_is_lost):
     (shard,) = directory_of(copied, method).glob("*.tfrecord-00003-*")
     (line,) = (copied / "shards" / method).glob("*/3.json")
     before = hashes(copied)
     shard.unlink()
-    line.unlink()
+    if line_is_lost:
+        line.unlink()
     run(finished[0], copied)
     after = hashes(copied)
     named_by_path = {"report.html"}  # it names the files where they lie now
@@ -422,7 +424,7 @@ def check_golden(chosen):
         GOLDEN.write_text(json.dumps(chosen) + "\n")
     assert chosen == json.loads(GOLDEN.read_text()), (
         "the tiny run chooses other crops. If a change of training, attribution, cropping, scoring or selection was "
-        "meant to do that, say so in the commit and run these tests once with INFOUTIL_UPDATE_GOLDEN=1; if not, it is a bug."
+        "meant to do that, say so in the commit and run this once with INFOUTIL_UPDATE_GOLDEN=1; if not, it is a bug."
     )
 
 
@@ -549,3 +551,12 @@ def test_a_damaged_shard_stops_the_run(finished, copied, monkeypatch, capsys):
     shard.write_bytes(content)
     code, err = code_of(monkeypatch, capsys, finished[0], copied)
     assert code == 5 and shard.name in err
+
+
+def test_a_shard_of_whole_records_that_this_run_did_not_write_stops_it(finished, copied, monkeypatch, capsys):
+    (shard,) = (copied / "distilled").glob("*.tfrecord-00002-*")
+    norm = records.load(copied / "distilled").patch_gradient_norm[2, 0]
+    (record,) = tfrecord.read_records(shard)
+    shard.write_bytes(tfrecord.frame(record.payload.replace(norm.tobytes(), (norm + 1).tobytes())))
+    code, err = code_of(monkeypatch, capsys, finished[0], copied)
+    assert code == 5 and shard.name in err and "SHA-256" in err
