@@ -83,14 +83,13 @@ def rows(config: Config, teacher, table: Table) -> tuple[list[str], list[list[st
     return columns, body + [[name, "", value] + [""] * (len(columns) - 3) for name, value in extra]
 
 
-def note(config: Config, table: Table) -> str:
+def note(config: Config, dataset_name: str, table: Table) -> str:
     """What the table's numbers are, in a paragraph."""
     settings = config.evaluate
     seeds = f"{settings.seeds} seed{'s' if settings.seeds > 1 else ''}"
     seeds += f", hard labels {settings.hard_seeds}" if settings.hard_seeds else ""
-    name = f"{config.data.source} {config.data.name}".strip()
     return (
-        f"{name}, IPC {config.ipc}: accuracy in % of students ({settings.model}, {settings.epochs} epochs, "
+        f"{dataset_name}, IPC {config.ipc}: accuracy in % of students ({settings.model}, {settings.epochs} epochs, "
         f"{table.labels} labels from the {config.label.teacher} teacher) on the validation split; "
         f"mean ± standard deviation, {seeds}. "
         "top-1 is of the final epoch; 'best epoch' is picked by validation accuracy and so flatters."
@@ -135,7 +134,7 @@ def publish(
             ("top-1", body[0][2] + " %"), ("images", str(len(sets[main].labels))),
             ("teacher", f"{100 * teacher.record['converged']['top1']:.1f} %"), ("devices", environment["devices"]),
         ],
-        columns=columns, rows=body, table_note=note(config, table),
+        columns=columns, rows=body, table_note=note(config, dataset.name, table),
         contact_sheet=pictures.contact_sheet(sets[main].images_u8, sets[main].labels, dataset.class_names),
         heatmaps=_heatmaps(config, dataset, teacher, sets, artifacts),
         curves={TITLES[m]: [(p[0], p[1]) for p in by[table.labels][0]] for m, by in table.curves.items()},
@@ -144,5 +143,5 @@ def publish(
         method=TITLES[main], class_names=dataset.class_names,
     )  # fmt: skip
     store.write_bytes(workdir / "report.html", report.to_html(page).encode())
-    print(f"\n{note(config, table)}\n\n{report.to_text(columns, body)}\n")
+    print(f"\n{note(config, dataset.name, table)}\n\n{report.to_text(columns, body)}\n")
     print(f"distilled set: {directories[main]}\nreport:        {workdir / 'report.html'}", flush=True)

@@ -113,6 +113,8 @@ def test_nothing_is_suggested_where_nothing_is_close():
         ({"teacher__width": -1}, "teacher.width=-1 is out of range"),
         ({"teacher__weight_decay": -1.0}, "teacher.weight_decay=-1.0 is out of range"),
         ({"evaluate__zoom_grid": 33}, "evaluate.zoom_grid=33 is out of range: it must be between 1 and 32."),
+        ({"evaluate__hard_seeds": -1}, "evaluate.hard_seeds=-1 is out of range: it must be at least 0."),
+        ({"evaluate__learning_rate": 0.0}, "evaluate.learning_rate=0.0 is out of range: it must be between 1e-08 and 100."),
         ({"teacher__model": "resnet81"}, "teacher.model='resnet81' is not known, did you mean 'resnet18'?"),
         ({"data__source": "tdfs"}, "data.source='tdfs' is not known, did you mean 'tfds'?"),
         ({"select__rule": "random_"}, "select.rule='random_' is not known, did you mean 'random'?"),

@@ -169,13 +169,13 @@ def test_pooled_values_are_exact_shapley_values_of_the_box(finished, dataset, te
     cells = (np.arange(16) * GRID) // 16
     masks = exact.all_masks(GRID**2)
     pixels = masks.reshape(-1, GRID, GRID)[:, cells][:, :, cells][..., None]
-    for i in range(3):
-        image = np.asarray(teacher.network.normalize(jnp.asarray(sources[i, 0], jnp.float32) / 255))
+    for i, k in np.ndindex(3, 4):
+        image = np.asarray(teacher.network.normalize(jnp.asarray(sources[i, k], jnp.float32) / 255))
         logits = teacher.network.model.apply(teacher.converged, jnp.asarray(np.where(pixels, image, 0)), train=False)
         phi = exact.shapley_values(np.asarray(logits)[:, loaded.labels[i]]).reshape(GRID, GRID)
-        y, x, h, _ = loaded.patch_boxes[i, 0] // (16 // GRID)
+        y, x, h, _ = loaded.patch_boxes[i, k] // (16 // GRID)
         assert h == 1  # a window of one cell
-        assert loaded.patch_shapley[i, 0] == pytest.approx(phi[y, x], abs=1e-3)
+        assert loaded.patch_shapley[i, k] == pytest.approx(phi[y, x], abs=1e-3)
     for method in set(METHODS) - {"infoutil"}:
         assert np.isnan(records.load(directory_of(workdir, method)).patch_shapley).all()
 

@@ -2,8 +2,8 @@
 
     python experiments/cifar10_convnet3/run.py --data_dir=DIR --runs=runs/cifar10 [--ipcs=1,10,50]
 
-DIR is TFDS's data_dir with cifar10 prepared as array_record. The three runs share one teacher, its attributions and scores through
---runs/artifacts; an interrupted experiment goes on where it was. Writes results.json and results.md beside this file.
+DIR is TFDS's data_dir with cifar10 prepared as array_record. The three runs share one teacher, its attributions and
+scores; an interrupted experiment goes on where it was. Writes results.json and results.md beside this file.
 """
 
 import json
@@ -20,13 +20,15 @@ DATA_DIR = flags.DEFINE_string("data_dir", None, "TFDS's data_dir.", required=Tr
 RUNS = flags.DEFINE_string("runs", "runs/cifar10", "Where the runs and their shared artifacts go.")
 IPCS = flags.DEFINE_list("ipcs", ["1", "10", "50"], "Images per class.")
 
-KEEP_MEMORY = {  # glibc gives freed arrays back at once and faults them in again; keeping them, in large pages, saves a fifth of a step
+# glibc gives freed arrays back at once and faults them in again; keeping them, in large pages, saves a fifth of a step
+KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "100000000000",
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
     "MALLOC_TOP_PAD_": "2000000000",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
-PUBLISHED = {  # top-1 %, ConvNet column of InfoUtil's Table 1 (arXiv 2601.21296); its random is Table 9's, with hard labels
+# top-1 %, ConvNet column of InfoUtil's Table 1 (arXiv 2601.21296); random images are Table 9's, with hard labels
+PUBLISHED = {
     "infoutil": {1: "28.5 ± 1.4", 10: "54.1 ± 0.5", 50: "69.8 ± 0.1"},
     "rded": {1: "23.5 ± 0.3", 10: "50.2 ± 0.3", 50: "68.4 ± 0.1"},
     "random_images": {1: "14.4 ± 2.0 (hard)", 10: "26.0 ± 1.2 (hard)", 50: "43.4 ± 1.0 (hard)"},
@@ -47,12 +49,12 @@ def run_one(ipc: int) -> dict:
     return results
 
 
-def cell(results: dict, method: str, labels: str, column: str = "top1") -> str:
+def cell(results: dict, method: str, labels: str, column: str) -> str:
     values = results["methods"][method].get(labels)
     if values is None:
         return "-"
-    n = len(values[column]["seeds"])
-    return f"{100 * values[column]['mean']:.1f} ± {100 * values[column]['std']:.1f}" if n > 1 else f"{100 * values[column]['mean']:.1f} (1 seed)"
+    mean, std = (100 * values[column][name] for name in ("mean", "std"))
+    return f"{mean:.1f} ± {std:.1f}" if len(values[column]["seeds"]) > 1 else f"{mean:.1f} (1 seed)"
 
 
 def table(by_ipc: dict) -> str:
@@ -62,10 +64,11 @@ def table(by_ipc: dict) -> str:
         labels = results["config"]["evaluate"]["labels"]
         for method in results["methods"]:
             published = PUBLISHED.get(method, {}).get(int(ipc), "-")
-            cells = [cell(results, method, labels), cell(results, method, labels, "best_epoch_top1"), cell(results, method, "hard")]
+            columns = ((labels, "top1"), (labels, "best_epoch_top1"), ("hard", "top1"))
+            cells = [cell(results, method, *column) for column in columns]
             lines.append(f"| {ipc} | {method} | {' | '.join(cells)} | {published} |")
-        nearest = results["nearest_neighbour"]
-        lines.append(f"| {ipc} | 1-NN on random real images | {100 * nearest['mean']:.1f} ± {100 * nearest['std']:.1f} | - | - | - |")
+        mean, std = (100 * results["nearest_neighbour"][name] for name in ("mean", "std"))
+        lines.append(f"| {ipc} | 1-NN on random real images | {mean:.1f} ± {std:.1f} | - | - | - |")
     return "\n".join(lines)
 
 

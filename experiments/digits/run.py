@@ -2,8 +2,8 @@
 
     python experiments/digits/run.py [--runs=runs/digits]
 
-Needs no data but what scikit-learn ships; about fifteen minutes on 2 CPU cores. Writes results.json beside this file and the README's
-pictures in docs/images/. An interrupted experiment goes on where it was.
+Needs no data but what scikit-learn ships; about fifteen minutes on 2 CPU cores. Writes results.json beside this file
+and the README's pictures in docs/images/. An interrupted experiment goes on where it was.
 """
 
 import json
@@ -25,7 +25,8 @@ RUNS = flags.DEFINE_string("runs", "runs/digits", "Where the runs go.")
 def run_one(name: str) -> dict:
     """One pipeline run, with the number of cores it had."""
     workdir = Path(RUNS.value) / name
-    subprocess.run([sys.executable, "main.py", f"--config=configs/{name}.py", f"--workdir={workdir}"], cwd=ROOT, check=True)
+    command = [sys.executable, "main.py", f"--config=configs/{name}.py", f"--workdir={workdir}"]
+    subprocess.run(command, cwd=ROOT, check=True)
     results = json.loads((ROOT / workdir / "results.json").read_text())
     del results["curves"]
     return {**results, "command": f"python main.py --config=configs/{name}.py", "cpu_cores": os.cpu_count()}
@@ -61,8 +62,10 @@ def coverage(name: str) -> dict:
         phi = distil.attribution_of(method, pool).phi
         random = dataclasses.replace(settings.crop, rule="random_window")
         side, grid = settings.data.image_size, settings.attribute.grid
-        shares["shapley_window"].append(covered(crop.run(settings.crop, 0, pool.ids, side, grid, phi).boxes[:, -1], truth))
-        shares["random_window"].append(covered(crop.run(random, 0, pool.ids, side, grid).boxes[:, -1], truth))
+        chosen = {"shapley_window": crop.run(settings.crop, 0, pool.ids, side, grid, phi)}
+        chosen["random_window"] = crop.run(random, 0, pool.ids, side, grid)
+        for rule, crops in chosen.items():
+            shares[rule].append(covered(crops.boxes[:, -1], truth))
     return {rule: float(np.concatenate(values).mean()) for rule, values in shares.items()}
 
 

@@ -47,6 +47,9 @@ class Settings:
         one_of("evaluate.labels", self.labels, LABELS)
         for name in ("epochs", "test_every", "seeds", "zoom_grid"):
             in_range(f"evaluate.{name}", getattr(self, name), 1)
+        for name in ("width", "batch_size", "weight_decay", "hard_seeds"):
+            in_range(f"evaluate.{name}", getattr(self, name), 0)
+        in_range("evaluate.learning_rate", self.learning_rate, 1e-8, 100)
         in_range("evaluate.temperature", self.temperature, 1e-3)
         for name in ("min_scale", "zoom", "bn_momentum"):
             in_range(f"evaluate.{name}", getattr(self, name), 0, 1)
