@@ -5,7 +5,7 @@
 Published top-1 (IPC 1 / 10 / 50): InfoUtil 28.5 / 54.1 / 69.8, RDED 23.5 / 50.2 / 68.4, with RDED's ConvNet-3 teacher
 of 82.24. The paper uses one patch per image at 32 px and does not say how large the crop is: ours is 3 of 4 cells a
 side, resampled to 32 px.
-Labels: the early teacher up to IPC 10, the converged one at IPC 50 (App. B.2). Measured: experiments/cifar10_convnet3/.
+Labels: the early teacher up to IPC 10, the converged one at IPC 50 (App. B.2). The experiment: experiments/cifar10_convnet3/.
 """
 
 from configs import base
