@@ -11,8 +11,6 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from infoutil_jax.progress import track
-
 
 def describe() -> str:
     """What the work runs on, e.g. '2 x cpu (cpu)'."""
@@ -41,13 +39,12 @@ def _pad(rows, to: int):
     return np.concatenate([rows, np.repeat(rows[:1], missing, axis=0)]) if missing else rows
 
 
-def map_batches(fn, rows_per_device: int, shared, *arrays, label: str = ""):
+def map_batches(fn, rows_per_device: int, shared, *arrays):
     """`fn(shared, *rows)` over all rows of `arrays` (same length N >= 1), as numpy, leading axis N.
 
     Every device gets `rows_per_device` rows a call with a copy of `shared` (a pytree); the last call is padded with
     copies of a row and trimmed. `fn` must be the same function object from call to call (compiled once) and return
-    arrays with one row for each row given. With `label`, progress is shown under that name. Raises ValueError for
-    unequal lengths.
+    arrays with one row for each row given. Raises ValueError for unequal lengths.
     """
     n_devices, n = len(jax.local_devices()), len(arrays[0])
     if {len(a) for a in arrays} != {n}:
@@ -55,8 +52,7 @@ def map_batches(fn, rows_per_device: int, shared, *arrays, label: str = ""):
     step = rows_per_device * n_devices
     shape = (n_devices, rows_per_device)
     copies, outputs = _copy_for_each_device(shared), []
-    starts = range(0, n, step)
-    for start in track(starts, label, total=len(starts), unit=f"batches of {step}") if label else starts:
+    for start in range(0, n, step):
         rows = [_pad(np.asarray(a[start : start + step]), step) for a in arrays]
         outputs.append(_pmapped(fn)(copies, *(r.reshape(shape + r.shape[1:]) for r in rows)))
         if len(outputs) > 1:

@@ -46,12 +46,6 @@ def test_unequal_lengths_are_refused():
         parallel.map_batches(scaled, 2, {}, np.zeros((3, 3)), np.zeros(1))
 
 
-def test_the_progress_label_is_shown(monkeypatch, capsys):
-    monkeypatch.setattr("infoutil_jax.progress.SECONDS_BETWEEN_LINES", 0)
-    parallel.map_batches(lambda _, rows: rows, 1, np.float32(0), np.zeros(9, np.float32), label="score")
-    assert "score: 2/2 batches of 8" in capsys.readouterr().err
-
-
 def test_training_batches_are_sharded_where_they_divide_and_keep_their_rows(n_devices):
     batch = {"images": np.arange(16.0, dtype=np.float32).reshape(16, 1), "last": np.arange(5), "key": np.float32(3)}
     placed = parallel.shard_rows(batch)

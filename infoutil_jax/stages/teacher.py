@@ -115,9 +115,7 @@ def run(
     first_epoch = max((epoch for epoch in progress.steps() if epoch < min(missing)), default=0)
     if first_epoch:
         state = train.TrainState(*progress.restore(first_epoch, state))
-    place = parallel.shard_rows if settings.data_parallel else jax.device_put
-    if settings.data_parallel:
-        state = parallel.replicate(state)
+    place, copy = (parallel.shard_rows, parallel.replicate) if settings.data_parallel else (jax.device_put,) * 2
 
     def load(indices):
         return place((indices.astype(np.int32), split.images(indices), split.labels[indices]))
@@ -135,8 +133,8 @@ def run(
             progress.save(epochs_done, state)
 
     step = _make_step(settings, network, optimizer, flip)
-    train.fit(step, jax.device_put(state) if not settings.data_parallel else state, batches, epochs=settings.epochs,
-              steps_per_epoch=steps_per_epoch, label="teacher", first_epoch=first_epoch, after_epoch=save)
+    length = dict(epochs=settings.epochs, steps_per_epoch=steps_per_epoch, first_epoch=first_epoch)
+    train.fit(step, copy(state), batches, **length, label="teacher", after_epoch=save)
 
 
 def examine(settings: Settings, network: train.Network, variables, dataset, which: str) -> dict:
