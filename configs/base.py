@@ -85,7 +85,7 @@ def get_config():
     c.evaluate.temperature = 20.0
     c.evaluate.labels = "online"  # online (teacher on the mixed batch) | stored (the set's patch logits) | hard
     c.evaluate.cutmix = True
-    c.evaluate.min_scale = 0.0  # least area of the random resized crop; 0 = RDED's 1 / F
+    c.evaluate.min_scale = 0.0  # least area of the random resized crop; 0 = RDED's 1 / compose.factor, for every method
     c.evaluate.zoom = 0.0  # share of views that show one cell of a zoom_grid x zoom_grid partition at full size
     c.evaluate.zoom_grid = 2
     c.evaluate.shuffle = True  # RDED's ShufflePatches on mosaics

@@ -172,7 +172,7 @@ def _manifest(config: Config, name: str, dataset, teacher) -> dict:
 
 def evaluate_sets(config: Config, dataset, teacher, directories: dict[str, Path], artifacts: Path) -> results.Table:
     """Students on what was written: curves[method][labels] = one list of (epoch, top-1, top-5) per seed."""
-    settings = config.evaluate
+    settings = config.students
     shape = (len(dataset.class_names), config.data.mean, config.data.std)
     student = teacher_stage.build_network(settings.model, settings.width, *shape, bn_momentum=settings.bn_momentum)
     columns = {settings.labels: settings.seeds}
@@ -198,7 +198,7 @@ def _student(
     config: Config, dataset, teacher, distilled, student, labels: str, seed: int, artifacts: Path, label: str
 ) -> list:
     """One student's curve, trained unless it was before: the cache's name is made of the written bytes."""
-    settings = dataclasses.replace(config.evaluate, labels=labels, seeds=1, hard_seeds=0)
+    settings = dataclasses.replace(config.students, labels=labels, seeds=1, hard_seeds=0)
     labeller = distilled.manifest["label_teacher"]
     shards = [shard["sha256"] for shard in distilled.manifest["shards"]]
     name = store.fingerprint(

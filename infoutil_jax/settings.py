@@ -63,6 +63,11 @@ class Config:
         """How many crops a class contributes: ipc mosaics of factor x factor."""
         return self.ipc * self.compose.factor**2
 
+    @property
+    def students(self) -> evaluate.Settings:
+        """`evaluate` with RDED's 1/F for a min_scale of 0, F from this config: the same views for every method."""
+        return dataclasses.replace(self.evaluate, min_scale=self.evaluate.min_scale or 1 / self.compose.factor)
+
 
 def for_method(config: Config, method: str) -> Config:
     """`config` with one method's differences."""

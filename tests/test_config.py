@@ -185,6 +185,15 @@ def test_methods_differ_from_the_config_where_they_say_and_nowhere_else():
     assert (rded.crop.rule, rded.select.rule, rded.score.fit) == ("random_resized", "lowest_loss", "pad")
 
 
+def test_the_least_crop_of_a_view_is_the_configs_for_all_methods():
+    c = digits_ipc1.get_config()
+    assert config.resolve(c).students.min_scale == 1 / 4**0.5  # RDED's 1/F with F = 2
+    c.compose.factor = 1
+    assert config.resolve(c).students.min_scale == 1
+    c.evaluate.min_scale = 0.3
+    assert config.resolve(c).students == config.resolve(c).evaluate
+
+
 FAULTY_FILES = {
     "def get_config(:\n": "SyntaxError",
     "x = 1\n": "KeyError: 'get_config'",

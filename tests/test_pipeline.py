@@ -97,6 +97,22 @@ def directory_of(workdir, method):
     return workdir / ("distilled" if method == "infoutil" else f"controls/{method}")
 
 
+def test_students_of_all_methods_see_the_same_views(finished, dataset, teacher, monkeypatch):
+    settings, workdir, _ = finished
+    seen = {}
+
+    def student(views, distilled, *_, **__):
+        seen[distilled.manifest["method"]] = views
+        return [(1, 0.5, 0.5)]
+
+    monkeypatch.setattr(evaluate, "run", student)
+    directories = {method: directory_of(workdir, method) for method in settings.methods}
+    with contextlib.redirect_stdout(io.StringIO()):
+        pipeline.evaluate_sets(settings, dataset, teacher, directories, workdir.parent / "unused")
+    assert set(seen) == set(METHODS) and len(set(seen.values())) == 1
+    assert seen["random_images"].min_scale == 0.5
+
+
 # What is written is true
 
 

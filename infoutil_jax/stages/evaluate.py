@@ -33,7 +33,7 @@ class Settings:
     temperature: float
     labels: str  # online: teacher on the mixed batch | stored: the set's own patch logits | hard: classes
     cutmix: bool
-    min_scale: float  # least area share of the random resized crop; 0 = RDED's 1/F of the set's mosaics
+    min_scale: float  # least area share of the random resized crop; 0 in a config: see settings.Config.students
     zoom: float  # share of views that are one cell of a zoom_grid x zoom_grid partition at full size, for all methods
     zoom_grid: int
     shuffle: bool  # RDED's ShufflePatches on mosaics
@@ -61,13 +61,13 @@ def default_batch_size(ipc: int, n_classes: int) -> int:
     return min(size * (2 if n_classes >= 100 else 1), ipc * n_classes)
 
 
-def _random_box(settings: Settings, min_scale: float, key, side: int):
+def _random_box(settings: Settings, key, side: int):
     """The part of an image that a view shows: a cell of the zoom grid, or a random resized crop."""
     k_zoom, k_cell, k_box = jax.random.split(key, 3)
     cell = side // settings.zoom_grid
     y, x = jax.random.randint(k_cell, (2,), 0, settings.zoom_grid) * cell
     zoomed = jnp.stack([y, x, jnp.full_like(y, cell), jnp.full_like(y, cell)])
-    box = augment.random_resized_box(k_box, side, (min_scale, 1.0))
+    box = augment.random_resized_box(k_box, side, (settings.min_scale, 1.0))
     return jnp.where(jax.random.bernoulli(k_zoom, settings.zoom), zoomed, box)
 
 
@@ -90,7 +90,7 @@ def view(settings: Settings, factor: int, flip: bool, key, image, patch_target_F
     if settings.shuffle and factor > 1:
         image = augment.shuffle_patches(k_shuffle, image, factor)
         patch_target_FFK = augment.shuffle_patches(k_shuffle, patch_target_FFK, factor)
-    box = _random_box(settings, settings.min_scale or 1 / factor, k_box, side)
+    box = _random_box(settings, k_box, side)
     image = augment.crop_and_resize(image, box, side)
     if flip:
         image = augment.random_flip(k_flip, image)
