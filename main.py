@@ -46,11 +46,12 @@ def main(_) -> int:
     logging.set_verbosity(logging.WARNING)  # of the libraries; what a run has to say it prints
     try:
         settings = config.resolve(CONFIG.value)
-        from infoutil_jax import pipeline, plan  # JAX only after the flags: --help and a typo answer at once
+        from infoutil_jax import compilation, pipeline, plan  # JAX only after the flags: --help answers at once
 
         if DRY_RUN.value:
             print(plan.describe(settings))
         else:
+            compilation.keep_programs()
             pipeline.run(settings, workdir=WORKDIR.value, artifacts=ARTIFACTS.value)
     except InfoUtilError as error:
         return complain(error)

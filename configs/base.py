@@ -48,9 +48,10 @@ def get_config():
     c.attribute.baseline = "zero"  # absent patches: zero in normalised space | mean_colour of the image | blur
     c.attribute.value = "logit"  # v(S): logit | probability of the target class
     c.attribute.target = "label"  # label | predicted
-    c.attribute.estimator = "leverage_shap"  # leverage_shap | kernel_shap (as Captum samples it) | permutation | exact
+    c.attribute.estimator = "odd_gp"  # odd_gp | leverage_shap | kernel_shap (Captum's) | permutation | exact
     c.attribute.budget = 128  # teacher evaluations per image, empty and full coalition included; 2**(G*G) is exact
-    c.attribute.micro_batch = 32  # masked images per forward pass and device
+    c.attribute.precision = "float32"  # float32 | bfloat16, of the forward passes
+    c.attribute.micro_batch = 0  # masked images per forward pass and device; 0 = 16 on a CPU, else by the memory
 
     c.crop = ConfigDict()
     c.crop.rule = "shapley"  # shapley | random_window | random_resized | whole
@@ -61,7 +62,8 @@ def get_config():
     c.score = ConfigDict()
     c.score.teacher = "converged"  # converged | early
     c.score.fit = "resize"  # a crop smaller than the network's input: resize | pad (on a zero canvas, as RDED's code)
-    c.score.batch_size = 16  # per-example gradients alive at once on each device
+    c.score.norms = "layerwise"  # layerwise | vmap (the same numbers from all gradients at once, slower)
+    c.score.batch_size = 16  # crops per call and device
 
     c.select = ConfigDict()
     c.select.rule = "largest_gradient_norm"  # smallest_ | middle_gradient_norm | largest_correct | lowest_loss | random

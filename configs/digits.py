@@ -28,7 +28,6 @@ def get_config(ipc: int = 1):
     c.teacher.weight_decay = 0.01
     c.teacher.augment = "none"
     c.teacher.checkpoint_epochs = 10
-    c.attribute.micro_batch = 128
     c.crop.window = 4
     c.crop.per_image = 1
     c.select.rule = "middle_gradient_norm"

@@ -30,5 +30,4 @@ def get_config():
     c.teacher.weight_decay = 1e-4
     c.teacher.augment = "random_resized_crop"
     c.teacher.data_parallel = True
-    c.attribute.micro_batch = 64
     return c

@@ -12,6 +12,7 @@ import numpy as np
 
 from infoutil_jax import records, store
 from infoutil_jax.attribution.shapley import Design
+from infoutil_jax.clock import CLOCK
 from infoutil_jax.errors import DataError
 from infoutil_jax.keys import generator
 from infoutil_jax.settings import Config
@@ -81,26 +82,31 @@ def require_enough(config: Config, method: str, labels, class_names) -> None:
         )
 
 
+def attribution_file(method: Method, label: int) -> Path:
+    """Where a class's Shapley values lie once they are known, for all runs with this teacher, pool and settings."""
+    settings, weights = dataclasses.asdict(method.config.attribute), method.teacher.record["converged"]["sha256"]
+    name = store.fingerprint("attribute", attribute.VERSION, settings, weights, method.origin)
+    return method.artifacts / "attribute" / name / f"{label}.npz"
+
+
 def attribution_of(method: Method, candidates: Candidates) -> attribute.Attribution:
-    """Shapley values of a class's candidates; shared by all runs with the same teacher, pool and settings."""
+    """Shapley values of a class's candidates."""
     settings, teacher = method.config.attribute, method.teacher
-    weights = teacher.record["converged"]["sha256"]
-    name = store.fingerprint("attribute", attribute.VERSION, dataclasses.asdict(settings), weights, method.origin)
     labels = np.full(len(candidates.ids), candidates.label)
 
+    @CLOCK.stage("attribute")
     def compute():
         images_u8 = candidates.images_u8
         return attribute.run(settings, teacher.network, teacher.converged, method.coalitions, images_u8, labels)
 
-    path = method.artifacts / "attribute" / name / f"{candidates.label}.npz"
-    return store.cached(path, attribute.Attribution, compute)
+    return store.cached(attribution_file(method, candidates.label), attribute.Attribution, compute)
 
 
-def crops_of(method: Method, candidates: Candidates) -> tuple[crop.Crops, np.ndarray]:
-    """Boxes and pixels (M, R, h, h, 3) uint8 of a class's crops."""
+@CLOCK.stage("crop")
+def cut(method: Method, candidates: Candidates, phi_MGG) -> tuple[crop.Crops, np.ndarray]:
+    """Boxes and pixels (M, R, h, h, 3) uint8 of a class's crops; `phi_MGG` is None for rules that do not look at it."""
     config = method.config
-    phi = attribution_of(method, candidates).phi if config.crop.rule == "shapley" else None
-    crops = crop.run(config.crop, config.seed, candidates.ids, config.data.image_size, config.attribute.grid, phi)
+    crops = crop.run(config.crop, config.seed, candidates.ids, config.data.image_size, config.attribute.grid, phi_MGG)
     return crops, crop.cut(candidates.images_u8, crops.boxes, method.tile)
 
 
@@ -122,6 +128,7 @@ def scores_of(method: Method, candidates: Candidates, crops: crop.Crops, crops_u
     return store.cached(method.artifacts / "score" / name / f"{candidates.label}.npz", Scores, compute)
 
 
+@CLOCK.stage("score")
 def _score(method: Method, crops_u8, label: int, *, with_gradients: bool) -> Scores:
     config, network = method.config, method.teacher.network
     variables, side = method.teacher.variables(config.score.teacher), config.data.image_size
@@ -135,42 +142,67 @@ def _gradient_norms(method: Method, scores: Scores, rows, tiles_u8, label: int):
     return _score(method, tiles_u8, label, with_gradients=True).gradient_norm
 
 
-def distil_class(method: Method, candidates: Candidates, where: str) -> list[DistilledImage]:
-    """The ipc records of one class, best rank first."""
-    config, teacher = method.config, method.teacher
-    crops, crops_u8 = crops_of(method, candidates)
-    scores = scores_of(method, candidates, crops, crops_u8)
+@CLOCK.stage("select")
+def _select(method: Method, candidates: Candidates, crops: crop.Crops, scores: Scores, where: str) -> np.ndarray:
+    """(I, k, 2): the image and the crop in every place of every mosaic."""
+    config = method.config
     ranked = select.run(config.select, config.seed, scores, crops.boxes, candidates.ids, config.n_crops, where=where)
-    rows_Ik2 = ranked[compose.arrange(config.ipc, config.compose.factor**2, config.compose.order)]
-    image, number = rows_Ik2[..., 0], rows_Ik2[..., 1]
-    tiles_u8 = crops_u8[image, number]
+    return ranked[compose.arrange(config.ipc, config.compose.factor**2, config.compose.order)]
+
+
+@CLOCK.stage("label")
+def _logits(method: Method, tiles_u8) -> np.ndarray:
+    """(I, k, K) of tiles (I, k, h, h, 3)."""
+    config, teacher = method.config, method.teacher
     flat = tiles_u8.reshape(-1, *tiles_u8.shape[2:])
     logits = label.run(teacher.network, teacher.variables(config.label.teacher), flat, config.data.image_size)
-    logits = logits.reshape(*image.shape, -1)
+    return logits.reshape(*tiles_u8.shape[:2], -1)
+
+
+def distil_class(method: Method, candidates: Candidates, where: str) -> list[DistilledImage]:
+    """The ipc records of one class, best rank first."""
+    phi_MGG = attribution_of(method, candidates).phi if method.config.crop.rule == "shapley" else None
+    crops, crops_u8 = cut(method, candidates, phi_MGG)
+    scores = scores_of(method, candidates, crops, crops_u8)
+    rows_Ik2 = _select(method, candidates, crops, scores, where)
+    image, number = rows_Ik2[..., 0], rows_Ik2[..., 1]
+    tiles_u8 = crops_u8[image, number]
+    logits = _logits(method, tiles_u8)
     norms = _gradient_norms(method, scores, rows_Ik2, tiles_u8, candidates.label)
+    with CLOCK.stage("compose"):
+        images_u8 = compose.stitch(tiles_u8)
     return [
         DistilledImage(
             image_u8, candidates.label, logits[i], tuple(candidates.ids[m] for m in image[i]),
             crops.boxes[image[i], number[i]], crops.pooled[image[i], number[i]].astype(np.float32),
             norms[i].astype(np.float32),
         )  # fmt: skip
-        for i, image_u8 in enumerate(compose.stitch(tiles_u8))
+        for i, image_u8 in enumerate(images_u8)
     ]
 
 
-def write_class(
-    method: Method, directory: Path, lines: Path, layout: records.Layout, load_candidates, label: int
-) -> dict:
-    """The shard of class `label` in `directory`, made unless it is there whole; returns its line in the manifest.
+class Output(NamedTuple):
+    """Where a method's records go."""
 
-    `lines`, a folder of this method's identity, keeps the lines; `load_candidates()` is called only if there is work.
-    """
-    done, shard = lines / f"{label}.json", directory / layout.shard_names[label]
-    if done.exists() and shard.exists():
-        line = store.read_json(done)
-        if line["bytes"] == shard.stat().st_size:
-            return line
-    examples = distil_class(method, load_candidates(), where=f"class {layout.class_names[label]}")
-    line = records.write_shard(directory, label, examples, layout)
-    store.write_json(done, line)
+    directory: Path
+    lines: Path  # a folder of the method's identity, with the manifest's line of every finished shard
+    layout: records.Layout
+
+
+def finished_line(output: Output, label: int) -> dict | None:
+    """A class's line in the manifest, None unless its shard is there whole."""
+    done, shard = output.lines / f"{label}.json", output.directory / output.layout.shard_names[label]
+    if not (done.exists() and shard.exists()):
+        return None
+    line = store.read_json(done)
+    return line if line["bytes"] == shard.stat().st_size else None
+
+
+def write_class(method: Method, output: Output, candidates: Candidates) -> dict:
+    """Makes and writes the shard of a class; returns its line in the manifest."""
+    label, layout = candidates.label, output.layout
+    examples = distil_class(method, candidates, where=f"class {layout.class_names[label]}")
+    with CLOCK.stage("write"):
+        line = records.write_shard(output.directory, label, examples, layout)
+        store.write_json(output.lines / f"{label}.json", line)
     return line

@@ -18,6 +18,11 @@ def describe() -> str:
     return f"{len(devices)} x {devices[0].platform} ({devices[0].device_kind})"
 
 
+def memory_of_device() -> int:
+    """Bytes that JAX may use of a device's own memory; 0 on a CPU, which has none."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+
+
 @functools.lru_cache(maxsize=None)
 def _pmapped(fn):
     return jax.pmap(fn, devices=jax.local_devices())

@@ -1,6 +1,7 @@
 """The run: which stage follows which. Everything on disk is found again by what it was made from, so that the same
 command goes on where it was interrupted and a changed setting redoes only what depends on it."""
 
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from infoutil_jax import __version__, data, distil, parallel, records, results, selfcheck, store
+from infoutil_jax import __version__, clock, data, distil, parallel, records, results, selfcheck, store
+from infoutil_jax.clock import CLOCK
+from infoutil_jax.data.batches import load_ahead
 from infoutil_jax.errors import ConfigError, CorruptArtifact
 from infoutil_jax.progress import track
 from infoutil_jax.settings import Config, for_method
@@ -19,6 +22,7 @@ from infoutil_jax.stages import attribute, evaluate
 from infoutil_jax.stages import teacher as teacher_stage
 
 RECORD = "config.json"  # what makes a folder a run
+TIMING = "timing.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "pillow")
 
 
@@ -28,6 +32,7 @@ def say(text: str) -> None:
 
 def run(config: Config, *, workdir: str = "", artifacts: str = "") -> Path:
     """Distils by every method of `config`, trains students on what was written, prints the table -> the workdir."""
+    CLOCK.restart()
     if workdir:
         _require_same_run(config, Path(workdir))
     selfcheck.run()
@@ -36,11 +41,28 @@ def run(config: Config, *, workdir: str = "", artifacts: str = "") -> Path:
     store.write_json(workdir / RECORD, results.plain(config))
     artifacts = Path(artifacts) if artifacts else workdir / "artifacts"
     say(f"{config.name}: {parallel.describe()}, workdir {workdir}")
-    teacher = obtain_teacher(config, dataset, artifacts)
-    directories = write_sets(config, dataset, teacher, workdir, artifacts)
-    table = evaluate_sets(config, dataset, teacher, directories, artifacts)
-    results.publish(config, dataset, teacher, directories, table, workdir, artifacts, environment())
+    with _keeping_time(workdir / TIMING):
+        teacher = obtain_teacher(config, dataset, artifacts)
+        directories = write_sets(config, dataset, teacher, workdir, artifacts)
+        table = evaluate_sets(config, dataset, teacher, directories, artifacts)
+    timing = _timing(workdir / TIMING)
+    results.publish(config, dataset, teacher, directories, table, workdir, artifacts, environment(), timing)
     return workdir
+
+
+@contextlib.contextmanager
+def _keeping_time(path: Path):
+    """Adds the seconds of this run to those at `path`, also when it is interrupted; a run without work adds none."""
+    try:
+        yield
+    finally:
+        spent = CLOCK.read()
+        if spent:
+            store.write_json(path, clock.add(_timing(path), spent))
+
+
+def _timing(path: Path) -> list[dict]:
+    return store.read_json(path) if path.exists() else []
 
 
 def _require_same_run(config: Config, path: Path) -> None:
@@ -97,7 +119,8 @@ def obtain_teacher(config: Config, dataset, artifacts: Path) -> teacher_stage.Te
     side, epochs = config.data.image_size, (settings.early_epoch, settings.epochs)
     if not set(epochs) <= set(snapshots.steps()):
         stores = {"progress": progress, "snapshots": snapshots}
-        teacher_stage.run(settings, network, dataset, config.seed, side=side, flip=config.data.flip, **stores)
+        with CLOCK.stage("teacher"):
+            teacher_stage.run(settings, network, dataset, config.seed, side=side, flip=config.data.flip, **stores)
     like = teacher_stage.blank_variables(network, side)
     early, converged = (snapshots.restore(epoch, like) for epoch in epochs)
     snapshots.close()
@@ -116,7 +139,8 @@ def _teacher_record(config: Config, network, dataset, path: Path, early, converg
     if not path.exists():
         measured = {"model": config.teacher.model}
         for which, (epoch, variables) in weights.items():
-            accuracy = teacher_stage.examine(config.teacher, network, variables, dataset, which)
+            with CLOCK.stage("teacher"):
+                accuracy = teacher_stage.examine(config.teacher, network, variables, dataset, which)
             measured[which] = {"epoch": epoch, "sha256": hashes[which], **accuracy}
         store.write_json(path, measured)
     record = store.read_json(path)
@@ -134,22 +158,34 @@ def write_sets(config: Config, dataset, teacher, workdir: Path, artifacts: Path)
     methods = {
         name: distil.Method(for_method(config, name), teacher, coalitions, artifacts, origin) for name in config.methods
     }
-    places = {name: "distilled" if name == config.methods[0] else f"controls/{name}" for name in config.methods}
-    directories = {name: workdir / place for name, place in places.items()}
-    layouts = {name: _layout(method.config, dataset) for name, method in methods.items()}
-    lines = {name: [] for name in methods}
-    classes = range(len(dataset.class_names))
-    for label in track(classes, "distil", total=len(classes), unit="classes"):
-        load = functools.cache(functools.partial(distil.candidates, config, dataset.train, label))
-        for name, method in methods.items():
-            shards = workdir / "shards" / name / method.identity
-            lines[name].append(distil.write_class(method, directories[name], shards, layouts[name], load, label))
+    outputs = {}
     for name, method in methods.items():
-        manifest = _manifest(method.config, name, dataset, teacher)
-        if (directories[name] / records.MANIFEST).exists():  # a finished set keeps the environment that it was made in
-            manifest["environment"] = records.read_manifest(directories[name])["environment"]
-        records.finish(directories[name], layouts[name], lines[name], manifest)
-    return directories
+        directory = workdir / ("distilled" if name == config.methods[0] else f"controls/{name}")
+        lines = workdir / "shards" / name / method.identity
+        outputs[name] = distil.Output(directory, lines, _layout(method.config, dataset))
+    lines = _write_missing(config, dataset.train, methods, outputs, range(len(dataset.class_names)))
+    for name, method in methods.items():
+        directory, manifest = outputs[name].directory, _manifest(method.config, name, dataset, teacher)
+        if (directory / records.MANIFEST).exists():  # a finished set keeps the environment that it was made in
+            manifest["environment"] = records.read_manifest(directory)["environment"]
+        records.finish(directory, outputs[name].layout, lines[name], manifest)
+    return {name: output.directory for name, output in outputs.items()}
+
+
+def _write_missing(config: Config, split, methods: dict, outputs: dict, classes) -> dict[str, list[dict]]:
+    """The manifest lines of every method, class by class. The candidates of a class with work to do are loaded while
+    the class before is worked on."""
+    lines = {name: [distil.finished_line(output, label) for label in classes] for name, output in outputs.items()}
+    missing = [label for label in classes if any(of_method[label] is None for of_method in lines.values())]
+    if not missing:
+        return lines
+    loaded = load_ahead(functools.partial(distil.candidates, config, split), missing)
+    with CLOCK.stage("distil"):
+        for candidates in track(loaded, "distil", total=len(missing), unit="classes"):
+            label = candidates.label
+            for name, method in methods.items():
+                lines[name][label] = lines[name][label] or distil.write_class(method, outputs[name], candidates)
+    return lines
 
 
 def _layout(config: Config, dataset) -> records.Layout:
@@ -189,9 +225,18 @@ def evaluate_sets(config: Config, dataset, teacher, directories: dict[str, Path]
                     config, dataset, teacher, distilled, student, labels, config.seed + i, artifacts, label
                 )  # fmt: skip
                 curves[name][labels].append(curve)
+    return results.Table(curves, settings.labels, _neighbour(config, dataset, artifacts))
+
+
+def _neighbour(config: Config, dataset, artifacts: Path) -> list[float]:
+    """Accuracy of 1-nearest-neighbour on random real images, as many as are distilled, in ten draws; measured once."""
     per_class = min(config.ipc, int(np.bincount(dataset.train.labels).min()))
-    neighbour = [evaluate.nearest_neighbour(dataset, per_class, seed) for seed in range(10)]
-    return results.Table(curves, settings.labels, neighbour)
+    name = store.fingerprint("neighbour", evaluate.VERSION, per_class, distil.data_identity(config, dataset))
+    path = artifacts / "evaluate" / f"{name}.json"
+    if not path.exists():
+        with CLOCK.stage("evaluate"):
+            store.write_json(path, [evaluate.nearest_neighbour(dataset, per_class, seed) for seed in range(10)])
+    return store.read_json(path)
 
 
 def _student(
@@ -207,9 +252,10 @@ def _student(
     )  # fmt: skip
     path = artifacts / "evaluate" / f"{name}.json"
     if not path.exists():
-        curve = evaluate.run(
-            settings, distilled, student, teacher.network, teacher.variables(labeller), dataset.val, seed,
-            flip=config.data.flip, label=label,
-        )  # fmt: skip
+        with CLOCK.stage("evaluate"):
+            curve = evaluate.run(
+                settings, distilled, student, teacher.network, teacher.variables(labeller), dataset.val, seed,
+                flip=config.data.flip, label=label,
+            )  # fmt: skip
         store.write_json(path, curve)
     return store.read_json(path)

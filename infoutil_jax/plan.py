@@ -13,7 +13,7 @@ from infoutil_jax import parallel
 from infoutil_jax.checks import nearest
 from infoutil_jax.errors import ConfigError, DataError
 from infoutil_jax.settings import Config, for_method
-from infoutil_jax.stages import evaluate, select
+from infoutil_jax.stages import attribute, evaluate, select
 from infoutil_jax.stages.teacher import build_network
 
 KNOWN_SIZES = {  # of what TFDS has to build first: training and validation images
@@ -135,12 +135,12 @@ def _output_bytes(config: Config, n_classes: int) -> tuple[float, float]:
     return images * 3 * config.data.image_size**2 * PNG_SHARE, images * config.compose.factor**2 * n_classes * 4
 
 
-def _memory(config: Config, n_parameters: int) -> tuple[float, float]:
+def _memory(config: Config, n_parameters: int, micro_batch: int) -> tuple[float, float]:
     """(host, device) bytes: a class's candidates and crops; a chunk's gradients, weights, a micro-batch of images."""
     image = 3 * config.data.image_size**2
     crops = config.crop.per_image * image / config.compose.factor**2
-    gradients = config.score.batch_size * n_parameters * 4
-    return config.candidates * (image + crops), gradients + 8 * n_parameters + config.attribute.micro_batch * image * 4
+    gradients = config.score.batch_size * n_parameters * 4 if config.score.norms == "vmap" else 0
+    return config.candidates * (image + crops), gradients + 8 * n_parameters + micro_batch * image * 4
 
 
 def _data_line(source: Source) -> str:
@@ -148,8 +148,9 @@ def _data_line(source: Source) -> str:
     return f"data            {source.n_classes:,} classes, {train} training and {val} validation images"
 
 
-def _disk_and_memory_lines(config: Config, source: Source, n_parameters: int) -> list[str]:
-    host, device = (_unit(n, "B", 1024) for n in _memory(config, n_parameters))
+def _disk_and_memory_lines(config: Config, source: Source, network, n_parameters: int) -> list[str]:
+    micro_batch = attribute.micro_batch(config.attribute, network, config.data.image_size)
+    host, device = (_unit(n, "B", 1024) for n in _memory(config, n_parameters, micro_batch))
     png, labels = (_unit(n, "B", 1024) for n in _output_bytes(config, source.n_classes))
     return [
         f"memory          host {host} for one class, device {device} besides activations",
@@ -175,6 +176,6 @@ def describe(config: Config) -> str:
         f"teacher         {teacher.epochs} epochs: {training if source.n_train else 'size of the data unknown'}",
         *(_distil_line(for_method(config, method), method, source, flops) for method in config.methods),
         _student_line(config, source, flops),
-        *_disk_and_memory_lines(config, source, n_parameters),
+        *_disk_and_memory_lines(config, source, network, n_parameters),
         f"missing         {source.missing or 'nothing'}",
     ])

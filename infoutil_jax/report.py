@@ -39,6 +39,7 @@ class Report(NamedTuple):
     files: list[tuple[str, str]]  # (path, sha256)
     method: str = "InfoUtil"  # the row and the curve of this name, case aside, stand out
     class_names: tuple[str, ...] = ()  # read out to those who do not see the contact sheet
+    timing: tuple[Cells, list[Cells]] | None = None  # columns and rows of where the time went
 
 
 class Line(NamedTuple):
@@ -65,7 +66,8 @@ def to_html(report):
     Raises:
       DataError: a row's length differs from the columns', or a curve has no points or an accuracy outside [0, 1].
     """
-    _check_table(report.columns, report.rows)
+    for columns, rows in filter(None, [(report.columns, report.rows), report.timing]):
+        _check_table(columns, rows)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

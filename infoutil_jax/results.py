@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from infoutil_jax import distil, pictures, records, report, store
+from infoutil_jax import clock, distil, pictures, records, report, store
 from infoutil_jax.metrics import mean_std
 from infoutil_jax.settings import Config, for_method
 from infoutil_jax.stages import attribute
@@ -96,8 +96,24 @@ def note(config: Config, dataset_name: str, table: Table) -> str:
     )
 
 
+def timing_rows(timing: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of where the time went (`clock.Clock.read`): seconds without compiling, the share of these that
+    was waiting for input, seconds of compiling. A stage with others in it includes them; the last row is the sum."""
+    columns = ["stage", "seconds", "waiting for input", "compiling"]
+    inside = lambda outer: [r for r in timing if f"{r['stage']}/".startswith(f"{outer}/")]
+    of = {r["stage"]: inside(r["stage"]) for r in sorted(timing, key=lambda r: r["stage"] == clock.OTHER)}
+    of["total"] = timing
+
+    def cells(records):
+        working, waiting, compiling = (sum(r[activity] for r in records) for activity in clock.ACTIVITIES)
+        share = 100 * waiting / max(working + waiting, 1e-9)
+        return [f"{working + waiting:.1f}", f"{share:.1f} %", f"{compiling:.1f}"]
+
+    return columns, [["  " * name.count("/") + name.split("/")[-1], *cells(records)] for name, records in of.items()]
+
+
 def _heatmaps(config: Config, dataset, teacher, sets: dict, artifacts: Path):
-    """Attribution over the source images of the first patch of each class's best image, where the method attributes."""
+    """Attribution over the source images of the first patch of each class's best image, where it is still on disk."""
     name = next((m for m in sets if for_method(config, m).crop.rule == "shapley"), None)
     if name is None:
         return None
@@ -106,20 +122,28 @@ def _heatmaps(config: Config, dataset, teacher, sets: dict, artifacts: Path):
     method = distil.Method(for_method(config, name), teacher, coalitions, artifacts, origin)
     images, phis, boxes = [], [], []
     for label in range(min(N_HEATMAPS, len(dataset.class_names))):
-        candidates = distil.candidates(config, dataset.train, label)
+        known = store.load_arrays(distil.attribution_file(method, label))
+        if known is None:
+            continue
+        pool = distil.candidate_indices(dataset.train, label, config.candidates, config.seed)
         first = int(np.flatnonzero(sets[name].labels == label)[0])
-        at = candidates.ids.index(sets[name].patch_ids[first][0])
-        images.append(candidates.images_u8[at])
-        phis.append(distil.attribution_of(method, candidates).phi[at])
+        at = [dataset.train.ids[i] for i in pool].index(sets[name].patch_ids[first][0])
+        images.append(dataset.train.images(pool[at : at + 1])[0])
+        phis.append(known["phi"][at])
         boxes.append(sets[name].patch_boxes[first, 0])
-    return pictures.heatmap_strip(np.stack(images), np.stack(phis), np.stack(boxes))
+    return pictures.heatmap_strip(np.stack(images), np.stack(phis), np.stack(boxes)) if images else None
 
 
 def publish(
-    config: Config, dataset, teacher, directories: dict, table: Table, workdir: Path, artifacts: Path, environment: dict
-) -> None:
-    """Prints the table; writes results.json and report.html into the workdir."""
+    config: Config, dataset, teacher, directories: dict, table: Table, workdir: Path, artifacts: Path,
+    environment: dict, timing: list[dict],
+) -> None:  # fmt: skip
+    """Prints the table and where the time went; writes results.json and report.html into the workdir.
+
+    results.json is equal for equal results, so seconds are not in it.
+    """
     columns, body = rows(config, teacher, table)
+    times = timing_rows(timing)
     sets = {name: records.load(directory) for name, directory in directories.items()}
     main = next(iter(directories))
     results = {
@@ -140,8 +164,10 @@ def publish(
         curves={TITLES[m]: [(p[0], p[1]) for p in by[table.labels][0]] for m, by in table.curves.items()},
         config=plain(config), environment=environment,
         files=[(str(directories[main] / s["file"]), s["sha256"]) for s in sets[main].manifest["shards"]],
-        method=TITLES[main], class_names=dataset.class_names,
+        method=TITLES[main], class_names=dataset.class_names, timing=times if timing else None,
     )  # fmt: skip
     store.write_bytes(workdir / "report.html", report.to_html(page).encode())
     print(f"\n{note(config, dataset.name, table)}\n\n{report.to_text(columns, body)}\n")
+    if timing:
+        print(f"{report.to_text(*times)}\n")
     print(f"distilled set: {directories[main]}\nreport:        {workdir / 'report.html'}", flush=True)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infoutil_jax import models, parallel, utility
+from infoutil_jax import layerwise, models, parallel, utility
 from infoutil_jax.errors import NumericError
 
 ROWS = 16  # or two a device, where that is more
@@ -20,7 +20,9 @@ def _logits(variables, images):
 
 
 def _norms(variables, images, labels):
-    return utility.gradient_norms(_logits, variables, images, labels)
+    """(B, 2): by both values of `score.norms`."""
+    by_layer, _ = layerwise.gradient_norms(_logits, variables, images, labels)
+    return jnp.stack([by_layer, utility.gradient_norms(_logits, variables, images, labels)], axis=1)
 
 
 def run() -> float:
@@ -34,11 +36,12 @@ def run() -> float:
     n = max(ROWS, 2 * n_devices)
     images = rng.normal(size=(n, 8, 8, 3)).astype(np.float32)
     labels = np.arange(n, dtype=np.int32) % 4
-    variables = models.initialize(_network(), jax.random.key(0), 8)
+    # twice a fresh network's weights: the norms are then those of the convolutions, not of the last bias
+    variables = jax.tree.map(lambda leaf: 2 * leaf, models.initialize(_network(), jax.random.key(0), 8))
     with jax.default_matmul_precision("highest"):  # accelerators round products otherwise
         spread = parallel.map_batches(_norms, -(-n // n_devices), variables, images, labels)
         single = utility.gradient_norms_one_by_one(_logits, variables, jnp.asarray(images), jnp.asarray(labels))
-    error = float(np.max(np.abs(spread / single - 1)))
+    error = float(np.max(np.abs(spread / single[:, None] - 1)))
     if not error < TOLERANCE:
         raise NumericError(
             f"self-check: per-example gradient norms on {parallel.describe()} are wrong by {error:.1%}; "

@@ -1,6 +1,9 @@
 """Training and testing of a classifier; used by the teacher and by evaluation alike."""
 
+import bisect
 import functools
+import itertools
+import time
 from typing import NamedTuple
 
 import jax
@@ -12,6 +15,8 @@ from infoutil_jax import metrics, parallel
 from infoutil_jax.data.batches import load_ahead
 from infoutil_jax.errors import NumericError
 from infoutil_jax.progress import track
+
+SECONDS = 0.5  # a chunk of steps takes this long, up to four times as long
 
 
 class Network(NamedTuple):
@@ -62,32 +67,56 @@ def update(network: Network, optimizer, state: TrainState, images, loss_of_logit
     return TrainState(params, batch_stats, opt_state, state.step + 1), loss
 
 
-def fit(step, state, batches, *, epochs: int, steps_per_epoch: int, label: str, first_epoch: int = 0, after_epoch=None):
-    """Runs `state, loss = step(state, *batch)` over `batches(epoch)` for epochs [first_epoch, epochs).
+def chunked(batches, ends: list[int], most: int):
+    """Groups `batches`, arrays (B,) of rows, one a step, into arrays (steps, B): the work of one dispatch each.
 
-    `after_epoch(epochs_done, state, mean_loss)` is called at each epoch's end. Raises NumericError when a loss is not
-    finite, before `after_epoch` sees that epoch.
+    A chunk holds `most` steps at most, all of one batch size, and ends at every count of steps in `ends` (ascending).
+    Its length follows the time that chunks take, so that progress shows every few seconds on slow machines too.
     """
-    stream = ((epoch, i, b) for epoch in range(first_epoch, epochs) for i, b in enumerate(batches(epoch)))
-    losses = []
-    for epoch, i, batch in track(stream, label, total=(epochs - first_epoch) * steps_per_epoch, unit="steps"):
-        if losses:
-            jax.block_until_ready(losses[-1])  # keep the queue one step long
-        state, loss = step(state, *batch)
-        losses.append(loss)
-        if i + 1 == steps_per_epoch:
-            values, losses = np.array(jax.device_get(losses)), []
-            _require_finite(values, label, epoch)
-            if after_epoch:
-                after_epoch(epoch + 1, state, float(values.mean()))
+    span = lambda numbered: (bisect.bisect_left(ends, numbered[0]), len(numbered[1]))
+    length = 1
+    for _, steps in itertools.groupby(enumerate(batches, start=1), span):
+        while chunk := [rows for _, rows in itertools.islice(steps, length)]:
+            began = time.monotonic()
+            yield np.stack(chunk)
+            seconds = time.monotonic() - began
+            if seconds < SECONDS:
+                length = min(2 * length, most)
+            elif seconds > 4 * SECONDS:
+                length = max(length // 2, 1)
+
+
+def fit(
+    advance, state, chunks, *, epochs: int, steps_per_epoch: int, label: str, first_epoch: int = 0, after_epoch=None
+):  # fmt: skip
+    """Runs `state, losses = advance(state, *chunk)` over `chunks`, together the steps of epochs [first_epoch, epochs).
+
+    A chunk is one step or more; `losses` is a number or holds one for each of its steps. `after_epoch(epochs_done,
+    state)` is called after every chunk that ends with an epoch. Raises NumericError when a loss is not finite, before
+    `after_epoch` sees that chunk.
+    """
+
+    def steps(done):
+        nonlocal state
+        for chunk in chunks:
+            state, losses = advance(state, *chunk)
+            for loss in np.atleast_1d(losses):
+                _require_finite(loss, label, *divmod(done, steps_per_epoch))
+                done += 1
+                yield done
+            if after_epoch and done % steps_per_epoch == 0:
+                after_epoch(done // steps_per_epoch, state)
+
+    done = first_epoch * steps_per_epoch
+    for _ in track(steps(done), label, total=epochs * steps_per_epoch - done, unit="steps"):
+        pass
     return state
 
 
-def _require_finite(losses, label, epoch):
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if bad.size:
+def _require_finite(loss, label, epoch, step):
+    if not np.isfinite(loss):
         raise NumericError(
-            f"{label}: the loss is not finite at epoch {epoch + 1}, step {bad[0] + 1}; lower the learning rate "
+            f"{label}: the loss is not finite at epoch {epoch + 1}, step {step + 1}; lower the learning rate "
             "or look for NaN in the images."
         )
 

@@ -12,7 +12,8 @@ def _loss(params, logits_fn, variables, image, label):
     return losses.cross_entropy(logits, label[None])[0]
 
 
-def _square_sum(tree):
+def square_sum(tree):
+    """The squared L2 norm over all leaves together."""
     return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
 
 
@@ -25,7 +26,7 @@ def gradient_norms(logits_fn, variables, images, labels):
     """
     per_example = jax.vmap(jax.grad(_loss), in_axes=(None, None, None, 0, 0))
     gradients = per_example(variables["params"], logits_fn, variables, images, labels)
-    return jnp.sqrt(jax.vmap(_square_sum)(gradients))
+    return jnp.sqrt(jax.vmap(square_sum)(gradients))
 
 
 def gradient_norms_one_by_one(logits_fn, variables, images, labels) -> np.ndarray:

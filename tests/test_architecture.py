@@ -13,10 +13,10 @@ PACKAGE = ROOT / "infoutil_jax"
 # From the ground up. A module may import from the layers below its own, and from its own folder unless that is stages.
 LAYERS = [
     ["errors", "types", "keys", "losses", "metrics", "optim"],
-    ["checks", "progress", "tfrecord", "store", "utility"],
+    ["checks", "clock", "compilation", "progress", "tfrecord", "store", "utility"],
     ["parallel", "data", "models", "attribution", "records", "pictures"],
-    ["train", "selfcheck", "report"],
-    ["stages"],
+    ["train", "layerwise", "report"],
+    ["stages", "selfcheck"],
     ["settings"],
     ["config", "distil", "plan"],
     ["results"],
@@ -91,7 +91,7 @@ def test_stages_import_no_stage_and_do_not_know_the_disk():
 def test_models_and_numerics_know_no_device_and_no_setting():
     unknown = {"parallel", "settings", "config", "data", "store"}
     for module in MODULES:
-        if module.split(".")[0] in ("models", "attribution", "losses", "metrics", "optim", "utility"):
+        if module.split(".")[0] in ("models", "attribution", "losses", "metrics", "optim", "utility", "layerwise"):
             assert not unknown & {other.split(".")[0] for other in own(MODULES[module])}, module
 
 

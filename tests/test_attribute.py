@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from infoutil_jax import models, train
+from infoutil_jax import models, parallel, train
 from infoutil_jax.attribution import exact
 from infoutil_jax.errors import ConfigError, NumericError
 from infoutil_jax.stages import attribute
@@ -17,7 +17,8 @@ LABELS = np.arange(10) % 4
 
 
 def settings(**changes):
-    fields = dict(grid=2, baseline="zero", value="logit", target="label", estimator="exact", budget=16, micro_batch=8)
+    fields = dict(grid=2, baseline="zero", value="logit", target="label", estimator="exact", budget=16)
+    fields |= dict(precision="float32", micro_batch=8)
     return attribute.Settings(**fields | changes)
 
 
@@ -53,7 +54,7 @@ def test_exact_values_equal_an_independent_loop(convnet, grid, n):
 def test_every_estimator_is_efficient_and_sees_the_same_ends(convnet):
     reference = run(settings(), *convnet)
     np.testing.assert_allclose(reference.phi.sum((1, 2)), reference.full - reference.empty, rtol=1e-4, atol=1e-5)
-    for estimator in ("leverage_shap", "permutation"):
+    for estimator in ("odd_gp", "leverage_shap", "permutation"):
         sampled = run(settings(estimator=estimator, budget=8), *convnet)
         np.testing.assert_allclose(sampled.phi.sum((1, 2)), reference.full - reference.empty, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(sampled.full, reference.full, rtol=1e-5)
@@ -89,7 +90,33 @@ def test_a_broken_network_is_named_with_its_class(convnet):
         run(settings(), network, broken)
 
 
-@pytest.mark.parametrize("change", [{"baseline": "black"}, {"grid": 1}, {"budget": 15}, {"micro_batch": 0}])
+@pytest.mark.parametrize("change", [{"baseline": "black"}, {"grid": 1}, {"budget": 15}, {"budget": 2**26, "grid": 5}, {"micro_batch": -1}, {"precision": "half"}])
 def test_impossible_settings_are_refused(change):
     with pytest.raises(ConfigError, match=f"attribute.{next(iter(change))}"):
         settings(**change)
+
+
+def test_calls_hold_the_fewest_images_that_fill_micro_batches():
+    sizes = {(128, 16): 1, (127, 16): 1, (25, 16): 7, (24, 16): 2, (128, 1024): 8, (100, 128): 14, (4, 1024): 16}
+    assert {case: attribute.images_per_call(*case) for case in sizes} == sizes
+
+
+def test_the_micro_batch_follows_the_devices_memory(convnet, monkeypatch):
+    automatic, network = settings(micro_batch=0), convnet[0]
+    assert attribute.micro_batch(automatic, network, SIDE) == attribute.CPU_MICRO_BATCH
+    assert attribute.micro_batch(settings(micro_batch=5), network, SIDE) == 5
+    sizes = []
+    for memory in (2**10, 2**20, 2**21, 2**22, 2**40):
+        monkeypatch.setattr(parallel, "memory_of_device", lambda: memory)
+        sizes.append(attribute.micro_batch(automatic, network, SIDE))
+    assert sizes[0] == 1 and sizes[-1] == attribute.LARGEST_MICRO_BATCH
+    assert sizes[2] == 2 * sizes[1] and sizes[3] == 4 * sizes[1]
+    images_and_first_layer = sizes[1] * 4 * SIDE * SIDE * (3 + 4)
+    assert attribute.MEMORY_SHARE * 2**20 / 8 < images_and_first_layer < attribute.MEMORY_SHARE * 2**20
+
+
+def test_bfloat16_is_near_and_not_the_same(convnet):
+    full, half = (run(settings(precision=precision), *convnet) for precision in attribute.PRECISIONS)
+    assert half.phi.dtype == np.float32 and not np.array_equal(half.full, full.full)
+    np.testing.assert_allclose(half.full, full.full, atol=0.02 * np.abs(full.full).max())
+    assert np.corrcoef(half.phi.ravel(), full.phi.ravel())[0, 1] > 0.99

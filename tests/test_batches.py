@@ -1,10 +1,15 @@
 """Batches cover every example once, and are loaded one ahead, in order."""
 
+import contextlib
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from infoutil_jax import clock
+from infoutil_jax.clock import CLOCK
+from infoutil_jax.data import batches
 from infoutil_jax.data.batches import epoch_batches, load_ahead
 
 
@@ -45,3 +50,21 @@ def test_a_failed_load_is_raised_at_its_batch():
     assert [next(stream), next(stream)] == [0, 1]
     with pytest.raises(OSError, match="unreadable"):
         next(stream)
+
+
+def test_only_what_the_work_does_not_hide_is_waiting(monkeypatch):
+    now, ready = [0], [0]
+
+    def submit(load, batch):  # one after the other, 5 seconds each
+        ready.append(max(ready[-1], now[0]) + 5)
+        return SimpleNamespace(result=lambda at=ready[-1]: now.__setitem__(0, max(now[0], at)) or load(batch))
+
+    pool = contextlib.nullcontext(SimpleNamespace(submit=submit))
+    monkeypatch.setattr(batches, "ThreadPoolExecutor", lambda workers: pool)
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    CLOCK.restart()
+    with CLOCK.stage("teacher"):
+        for work in load_ahead(lambda seconds: seconds, [2, 7, 4]):
+            now[0] += work
+    # 5 for the first batch, 5 - 2 for the second, none for the third
+    assert CLOCK.read()[1] == {"stage": "teacher", "working": 13, "waiting": 8, "compiling": 0}

@@ -12,8 +12,9 @@ import pytest
 from scipy.special import softmax
 from sklearn.neighbors import KNeighborsClassifier
 
-from infoutil_jax import train
-from infoutil_jax.errors import ConfigError
+from infoutil_jax import losses, models, optim, train
+from infoutil_jax.errors import ConfigError, NumericError
+from infoutil_jax.keys import generator, key_for
 from infoutil_jax.stages import evaluate
 from infoutil_jax.types import DistilledSet
 
@@ -190,9 +191,9 @@ def test_the_same_seed_gives_the_same_curve():
 
 
 def test_the_curve_is_the_last_fifth_and_ends_with_the_last_epoch(monkeypatch):
-    def fit(step, state, batches, *, epochs, steps_per_epoch, label, after_epoch):
+    def fit(advance, state, chunks, *, epochs, steps_per_epoch, label, after_epoch):
         for epoch in range(epochs):
-            after_epoch(epoch + 1, state, 0.0)
+            after_epoch(epoch + 1, state)
 
     monkeypatch.setattr(train, "fit", fit)
     monkeypatch.setattr(train, "test", lambda *_: train.Accuracy(0.5, 1.0, 9))
@@ -201,17 +202,100 @@ def test_the_curve_is_the_last_fifth_and_ends_with_the_last_epoch(monkeypatch):
 
 
 def test_an_epoch_shows_every_image_once_in_rdeds_batches(monkeypatch):
-    seen = []
+    seen, distilled = [], colour_set()
 
-    def fit(step, state, batches, *, epochs, steps_per_epoch, label, after_epoch):
-        for epoch in range(2):
-            rows = [batch[2] for batch in batches(epoch)]
-            assert [len(part) for part in rows] == [3, 3, 1] and steps_per_epoch == 3
-            seen.append(np.concatenate(rows).tolist())
+    def fit(advance, state, chunks, *, epochs, steps_per_epoch, label, after_epoch):
+        assert (epochs, steps_per_epoch) == (2, 3)
+        for count, indices_SB, images_u8, patch_targets in chunks:
+            np.testing.assert_array_equal(images_u8, distilled.images_u8[indices_SB])
+            assert patch_targets.shape == (*indices_SB.shape, F, F, 3)
+            seen.extend(indices_SB[:count].tolist())
 
     monkeypatch.setattr(train, "fit", fit)
-    run(change(batch_size=3))
-    assert sorted(seen[0]) == sorted(seen[1]) == list(range(7)) and seen[0] != seen[1]
+    run(change(batch_size=3, epochs=2), distilled)
+    assert [len(rows) for rows in seen] == [3, 3, 1] * 2
+    first, second = (list(itertools.chain(*rows)) for rows in (seen[:3], seen[3:]))
+    assert sorted(first) == sorted(second) == list(range(7)) and first != second
+
+
+def trained(monkeypatch, settings, distilled, seed):
+    """Weights of the student at every tested epoch of `run`, and its curve's epochs."""
+    seen = []
+
+    def test(network, variables, val):
+        seen.append(jax.tree.map(np.array, variables))
+        return train.Accuracy(0.0, 0.0, 1)
+
+    monkeypatch.setattr(train, "test", test)
+    return seen, [epoch for epoch, *_ in run(settings, distilled, seed)]
+
+
+def one_step_at_a_time(settings, distilled, seed, batch_size):
+    """Weights after each epoch of the same training at T = 2, as a plain loop."""
+    n = len(distilled.labels)
+    steps_per_epoch = -(-n // batch_size)
+    optimizer = optim.adamw(
+        optim.half_speed_cosine(settings.learning_rate, steps_per_epoch, settings.epochs), settings.weight_decay
+    )
+    images_01 = jnp.asarray(distilled.images_u8, jnp.float32) / 255
+    targets = jnp.asarray(softmax(distilled.patch_logits / 2, axis=2).reshape(n, F, F, 3))
+    variables = models.initialize(STUDENT.model, key_for(seed, "student", "init"), SIDE)
+    state, key = train.create_state(variables, optimizer), key_for(seed, "student", "views")
+    one = lambda k, row: evaluate.view(settings, F, True, jax.random.fold_in(k, row), images_01[row], targets[row])
+
+    @jax.jit
+    def step(state, k_views, k_mix, rows):
+        images, target = jax.vmap(one, (None, 0))(k_views, rows)
+        images, target = evaluate.mix(k_mix, images, target)
+        if settings.labels == "online":
+            target = jax.nn.softmax(TEACHER.logits({"params": {"names": NAMES}}, images) / 2)
+        loss_of = lambda logits: losses.distillation(logits, target, 2).mean()
+        return train.update(STUDENT, optimizer, state, images, loss_of)[0]
+
+    weights = []
+    for epoch in range(settings.epochs):
+        order = generator(seed, "student", "order", epoch).permutation(n)
+        for i, start in enumerate(range(0, n, batch_size)):
+            k_views, k_mix = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, epoch), i))
+            state = step(state, k_views, k_mix, order[start : start + batch_size].astype(np.int32))
+        weights.append(state.variables)
+    return weights
+
+
+@pytest.mark.parametrize(("labels", "batch_size"), [("online", 3), ("stored", 7), ("stored", 20)])
+def test_many_steps_in_one_dispatch_are_the_steps_one_by_one(monkeypatch, labels, batch_size):
+    """Batches of 3, 3, 1; one batch an epoch, so that chunks span epochs; a batch larger than the set."""
+    settings = change(labels=labels, batch_size=batch_size, learning_rate=0.01, weight_decay=0.1)
+    actual, epochs = trained(monkeypatch, settings, colour_set(), seed=5)
+    expected = one_step_at_a_time(settings, colour_set(), 5, batch_size)
+    assert epochs == [9, 10]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), actual, expected[-2:])
+
+
+def test_the_length_of_chunks_changes_no_bit_and_compiles_nothing_anew(monkeypatch):
+    settings = change(epochs=20, batch_size=7, test_every=3, learning_rate=0.01)
+    mixes, mix = [], evaluate.mix
+    monkeypatch.setattr(evaluate, "mix", lambda *args: mixes.append(args) or mix(*args))
+    lengths = []
+    for pieces in ([1] * 20, [1, 2, 4, 8, 2, 3], [17, 3]):
+        cuts = lambda batches, ends, most: map(np.stack, (list(itertools.islice(batches, k)) for k in pieces))
+        monkeypatch.setattr(train, "chunked", cuts)
+        lengths.append(trained(monkeypatch, settings, colour_set(), seed=0)[0])
+    assert len(mixes) == 1
+    for other in lengths[1:]:
+        jax.tree.map(np.testing.assert_array_equal, other, lengths[0])
+
+
+def test_a_dispatch_is_short_and_bounded_in_bytes():
+    small, large = np.zeros((3, 16, 16, 3), np.uint8), np.zeros((3, 1024, 1024), np.uint8)
+    assert evaluate._most_steps(10, small) == 64
+    assert evaluate._most_steps(8, large) == 32 and evaluate._most_steps(8, large, large) == 16
+    assert evaluate._most_steps(1000, large) == 1
+
+
+def test_a_loss_that_is_not_finite_is_refused():
+    with pytest.raises(NumericError, match="student: the loss is not finite at epoch 1, step 1"):
+        run(change(labels="online"), names=np.full((3, 3), np.nan, np.float32))
 
 
 @pytest.mark.parametrize("labels", ["stored", "hard"])
@@ -222,6 +306,10 @@ def test_patch_targets_are_softened_logits_or_classes(labels):
     if labels == "hard":
         expected = np.tile(np.eye(3)[distilled.labels][:, None, None], (1, 2, 2, 1))
     np.testing.assert_allclose(targets, expected, rtol=1e-5)
+
+
+def test_online_labels_need_no_patch_targets():
+    assert evaluate._patch_targets(change(labels="online"), colour_set()).shape == (7, 2, 2, 0)
 
 
 def test_nearest_neighbour_is_scikit_learns():

@@ -35,7 +35,8 @@ def masked_by_loops(image, absent, mask, grid):
 
 
 def values(masks_SP=ALL_MASKS, image=IMAGE, label=2, **changes):
-    return games.coalition_values(logits_fn, jnp.asarray(image), masks_SP, jnp.int32(label), **GAME | changes)
+    image, label = jnp.asarray(image)[None], jnp.full(1, label, jnp.int32)
+    return games.coalition_values(logits_fn, image, jnp.asarray(masks_SP), label, **GAME | changes)[0]
 
 
 @pytest.mark.parametrize(("side", "grid"), [(8, 2), (7, 2), (9, 4), (16, 3), (32, 4), (5, 5)])
@@ -103,6 +104,30 @@ def test_probabilities_and_predicted_targets():
         np.testing.assert_allclose(probability, softmax(logits, axis=1)[:, chosen], rtol=1e-3, atol=1e-6)
 
 
-def test_values_work_inside_jit_with_a_traced_label():
-    traced = jax.jit(lambda label: games.coalition_values(logits_fn, jnp.asarray(IMAGE), ALL_MASKS, label, **GAME))
-    np.testing.assert_allclose(traced(jnp.int32(3)), values(label=3), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("changes", [{}, {"target": "predicted", "baseline": "mean_colour"}, {"baseline": "blur"}])
+@pytest.mark.parametrize("micro_batch", [1, 5, 16, 40, 1000])
+def test_many_images_at_once_are_each_image_alone(changes, micro_batch):
+    images, labels = RNG.normal(size=(3, SIDE, SIDE, 3)).astype(np.float32), np.array([3, 0, 2], np.int32)
+    game = GAME | changes | {"micro_batch": micro_batch}
+    together = jax.jit(lambda *args: games.coalition_values(logits_fn, *args, **game))(images, ALL_MASKS, labels)
+    alone = [values(image=image, label=label, **changes) for image, label in zip(images, labels)]
+    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n_coalitions", "micro_batch", "n_batches"), [(16, 16, 3), (16, 20, 3), (5, 4, 4), (5, 99, 1)]
+)
+def test_no_more_masked_copies_than_a_micro_batch_and_padding_in_the_last_one_only(
+    n_coalitions, micro_batch, n_batches
+):
+    seen = []
+    counted = lambda images: (
+        jax.debug.callback(lambda _: seen.append(len(images)), images[0, 0, 0, 0]) or logits_fn(images)
+    )
+    images, labels = jnp.zeros((3, SIDE, SIDE, 3)), jnp.zeros(3, jnp.int32)
+    game = GAME | {"micro_batch": micro_batch}
+    jax.block_until_ready(
+        games.coalition_values(counted, images, jnp.asarray(ALL_MASKS[:n_coalitions]), labels, **game)
+    )
+    jax.effects_barrier()
+    assert seen == [min(micro_batch, 3 * n_coalitions)] * n_batches

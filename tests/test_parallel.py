@@ -41,6 +41,23 @@ def test_every_device_gets_its_own_rows(n_devices):
     np.testing.assert_array_equal(parts, np.repeat(np.arange(3 * n_devices).reshape(-1, 3), 3, axis=0))
 
 
+def test_a_batch_is_sent_before_the_one_before_it_is_awaited_and_weights_are_sent_once(monkeypatch):
+    log = []
+
+    def program(copies, rows):
+        log.append(f"send {len(log)}")
+        return rows
+
+    copy, calls = parallel._copy_for_each_device, []
+    monkeypatch.setattr(parallel, "_copy_for_each_device", lambda tree: calls.append(tree) or copy(tree))
+    monkeypatch.setattr(parallel, "_pmapped", lambda fn: program)
+    monkeypatch.setattr(jax, "block_until_ready", lambda part: log.append(f"await {part.min():.0f}"))
+    n_devices = len(jax.local_devices())
+    parallel.map_batches(scaled, 1, {"weights": np.ones(2, np.float32)}, np.repeat(np.arange(4.0), n_devices))
+    assert log == ["send 0", "send 1", "await 0", "send 3", "await 1", "send 5", "await 2"]
+    assert len(calls) == 1
+
+
 def test_unequal_lengths_are_refused():
     with pytest.raises(ValueError, match=r"\[3, 1\] rows"):
         parallel.map_batches(scaled, 2, {}, np.zeros((3, 3)), np.zeros(1))

@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +20,7 @@ import pytest
 from configs import digits
 from PIL import Image
 
-from infoutil_jax import config, data, distil, models, pipeline, records, results, store, tfrecord, utility
+from infoutil_jax import clock, config, data, distil, models, pipeline, records, results, store, tfrecord, utility
 from infoutil_jax.attribution import exact
 from infoutil_jax.data import augment
 from infoutil_jax.errors import ConfigError, DataError
@@ -271,7 +273,7 @@ def forbid(monkeypatch, *names):
 
 EXPENSIVE = (
     (teacher_stage, "run"), (teacher_stage, "examine"), (attribute, "run"), (score, "run"), (distil, "distil_class"),
-    (evaluate, "run"),
+    (evaluate, "run"), (evaluate, "nearest_neighbour"), (distil, "candidates"),
 )  # fmt: skip
 
 
@@ -285,10 +287,11 @@ def test_the_same_command_again_does_nothing_and_changes_no_byte(finished, monke
 
 def test_a_later_commit_leaves_a_finished_set_alone(finished, copied, monkeypatch):
     before = hashes(copied / "distilled")
+    (copied / "timing.json").unlink()
     monkeypatch.setattr(pipeline, "_git_commit", lambda: "later")
     forbid(monkeypatch, *EXPENSIVE)
-    run(finished[0], copied)
-    assert hashes(copied / "distilled") == before
+    assert "waiting for input" not in run(finished[0], copied)
+    assert hashes(copied / "distilled") == before and not (copied / "timing.json").exists()
     assert json.loads((copied / "results.json").read_text())["environment"]["git"] == "later"
 
 
@@ -302,10 +305,8 @@ def test_a_lost_shard_is_made_again_the_same(finished, copied, method, line_is_l
         line.unlink()
     run(finished[0], copied)
     after = hashes(copied)
-    named_by_path = {"report.html"}  # it names the files where they lie now
-    assert {k: v for k, v in after.items() if k not in named_by_path} == {
-        k: v for k, v in before.items() if k not in named_by_path
-    }
+    changed = {"report.html", "timing.json"}  # one names the files where they lie now, the other has more seconds
+    assert {k: v for k, v in after.items() if k not in changed} == {k: v for k, v in before.items() if k not in changed}
 
 
 def test_an_interrupted_run_goes_on_with_the_next_class(finished, tmp_path, monkeypatch):
@@ -323,12 +324,89 @@ def test_an_interrupted_run_goes_on_with_the_next_class(finished, tmp_path, monk
         run(settings, tmp_path / "tiny", done / "artifacts")
     assert not (tmp_path / "tiny" / "distilled" / "manifest.json").exists()
     assert sorted(set(made)) == [0, 1, 2, 3]
+    timing = store.read_json(tmp_path / "tiny" / "timing.json")
+    assert "evaluate" not in {r["stage"] for r in timing}
+    store.write_json(tmp_path / "tiny" / "timing.json", [r | {"working": 1000.0} for r in timing])
     made.clear()
     monkeypatch.setattr(distil, "distil_class", lambda m, c, where: made.append(c.label) or distil_class(m, c, where))
     run(settings, tmp_path / "tiny", done / "artifacts")
     assert sorted(set(made)) == [4, 5, 6, 7, 8, 9]
     for part in ("distilled", "controls"):
         assert hashes(tmp_path / "tiny" / part) == hashes(done / part)
+    added = store.read_json(tmp_path / "tiny" / "timing.json")
+    assert all(r["working"] >= 1000 for r in added[: len(timing)])
+
+
+def test_the_next_unfinished_class_is_loaded_meanwhile_and_no_other(finished, copied, dataset, teacher, monkeypatch):
+    for label in (2, 5, 6, 9):
+        for shard in copied.rglob(f"*.tfrecord-0000{label}-*"):
+            shard.unlink()
+    loaded, alive, seen, pools = {n: threading.Event() for n in range(10)}, [], [], []
+    candidates, distil_class = distil.candidates, distil.distil_class
+
+    def load(config, split, label):
+        pool = candidates(config, split, label)
+        pools.append(weakref.ref(pool.images_u8))
+        loaded[label].set()
+        return pool
+
+    def work(method, pool, where):
+        following = {2: 5, 5: 6, 6: 9, 9: 9}[pool.label]
+        assert loaded[following].wait(30)
+        seen.append((pool.label, [n for n in loaded if loaded[n].is_set()]))
+        alive.append(sum(ref() is not None for ref in pools))
+        return distil_class(method, pool, where)
+
+    monkeypatch.setattr(distil, "candidates", load)
+    monkeypatch.setattr(distil, "distil_class", work)
+    with contextlib.redirect_stderr(io.StringIO()):
+        pipeline.write_sets(finished[0], dataset, teacher, copied, copied / "artifacts")
+    expected = [(2, [2, 5]), (5, [2, 5, 6]), (6, [2, 5, 6, 9]), (9, [2, 5, 6, 9])]
+    assert seen == [entry for entry in expected for _ in METHODS]
+    assert len(pools) == 4 and max(alive) == 2
+    for part in ("distilled", "controls"):
+        assert hashes(copied / part) == hashes(finished[1] / part)
+
+
+def test_every_stage_says_how_long_it_took(finished):
+    settings, workdir, printed = finished
+    stages = [r["stage"] for r in store.read_json(workdir / "timing.json")]
+    parts = ["attribute", "crop", "score", "select", "label", "compose", "write"]
+    assert stages == ["other", "teacher", "distil", *(f"distil/{part}" for part in parts), "evaluate"]
+    table = printed[printed.index("stage  ") :].splitlines()[2:14]
+    assert [line.split()[0] for line in table] == ["teacher", "distil", *parts, "evaluate", "other", "total"]
+    page = (workdir / "report.html").read_text()
+    assert "waiting for input" in printed and "waiting for input" in page
+    assert "timing" not in (workdir / "results.json").read_text()
+
+
+def test_times_of_inner_stages_are_in_the_outer_ones_and_shares_are_of_time_without_compiling():
+    record = lambda stage, *seconds: dict(zip(["stage", *clock.ACTIVITIES], [stage, *seconds]))
+    timing = [record("other", 1, 0, 0), record("distil", 1, 3, 0), record("distil/score", 12, 0, 5)]
+    columns, body = results.timing_rows(timing + [record("distillery", 0, 0, 1)])
+    assert columns == ["stage", "seconds", "waiting for input", "compiling"]
+    assert body == [
+        ["distil", "16.0", "18.8 %", "5.0"], ["  score", "12.0", "0.0 %", "5.0"],
+        ["distillery", "0.0", "0.0 %", "1.0"], ["other", "1.0", "0.0 %", "0.0"], ["total", "17.0", "17.6 %", "6.0"],
+    ]  # fmt: skip
+
+
+def test_pictures_of_attributions_read_one_image_a_class(finished, copied, dataset, teacher):
+    settings, read = finished[0], []
+    split = SimpleNamespace(
+        labels=dataset.train.labels, ids=dataset.train.ids,
+        images=lambda rows: read.append(len(rows)) or dataset.train.images(rows),
+    )  # fmt: skip
+    watched = SimpleNamespace(
+        train=split, class_names=dataset.class_names, content_id=dataset.content_id, name=dataset.name
+    )
+    sets = {"infoutil": records.load(copied / "distilled")}
+    picture = lambda artifacts: results._heatmaps(settings, watched, teacher, sets, artifacts)
+    assert picture(copied / "artifacts") is not None and read == [1] * results.N_HEATMAPS
+    (lost,) = (copied / "artifacts" / "attribute").glob("*/3.npz")
+    lost.unlink()
+    assert picture(copied / "artifacts") is not None and len(read) == 2 * results.N_HEATMAPS - 1
+    assert picture(copied / "nothing") is None
 
 
 def test_shards_of_another_code_or_other_data_are_not_trusted(finished, copied, monkeypatch):

@@ -67,9 +67,11 @@ def test_output_and_memory_by_hand():
     settings = resolved(imagenet_ipc10)
     png, labels = plan._output_bytes(settings, 1000)
     assert png == pytest.approx(10_000 * 150_528 * 0.8) and labels == 10_000 * 4 * 1000 * 4
-    host, device = plan._memory(settings, 11_689_512)
+    host, device = plan._memory(settings, 11_689_512, micro_batch=64)
     assert host == 300 * (150_528 + 5 * 150_528 / 4)
-    assert device == 16 * 11_689_512 * 4 + 8 * 11_689_512 + 64 * 150_528 * 4
+    assert device == 8 * 11_689_512 + 64 * 150_528 * 4
+    reference = resolved(imagenet_ipc10, score={"norms": "vmap", "batch_size": 16})
+    assert plan._memory(reference, 11_689_512, micro_batch=64)[1] == device + 16 * 11_689_512 * 4
 
 
 @pytest.mark.parametrize(

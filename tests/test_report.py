@@ -224,6 +224,7 @@ def demo(**changes):
         environment={"jax": "0.10.2"},
         files=[("a.tfrecord", "ab" * 32)],
         class_names=("cat", "dog"),
+        timing=(["Stage", "Seconds"], [["distil", "61.5"], ["  score", "17.25"]]),
     )
     return report.Report(**(values | changes))
 
@@ -232,7 +233,7 @@ def test_page_is_well_formed_and_shows_everything():
     page = Page(report.to_html(demo()))
     assert page.open == []
     shown = ["A run", "Student", "51.2 %", "Three seeds.", "Method", "Top-1", "Seeds", "Random", "40.1", "infoutil"]
-    for text in [*shown, "51.2", "3", "0.10.2", "a.tfrecord", "ab" * 32]:
+    for text in [*shown, "51.2", "3", "0.10.2", "a.tfrecord", "ab" * 32, "Seconds", "61.5", "score", "17.25"]:
         assert text in page.texts, text
     assert any('"per_class": 2' in text and '"é"' in text for text in page.texts)
     assert [a.get("class") for a in page.all("tr")][1:3] == [None, "method"]
@@ -293,8 +294,9 @@ def test_embedded_images_decode_to_the_same_pixels():
 
 
 def test_page_leaves_out_what_there_is_not():
-    page = Page(report.to_html(demo(heatmaps=None, curves={}, summary=[], table_note="")))
+    page = Page(report.to_html(demo(heatmaps=None, curves={}, summary=[], table_note="", timing=None)))
     assert len(page.all("img")) == 1 and not page.all("svg", "dl") and page.open == []
+    assert len(page.all("table")) == len(Page(report.to_html(demo())).all("table")) - 1
 
 
 # curves
@@ -359,7 +361,14 @@ def test_text_defuses_escapes_and_newlines():
     assert text.split("\n")[2] == r"\x1b[31mred\nline\u202e  1"
 
 
-@pytest.mark.parametrize("make", [report.to_text, lambda c, r: report.to_html(demo(columns=c, rows=r))])
+@pytest.mark.parametrize(
+    "make",
+    [
+        report.to_text,
+        lambda c, r: report.to_html(demo(columns=c, rows=r)),
+        lambda c, r: report.to_html(demo(timing=(c, r))),
+    ],
+)
 def test_ragged_rows_are_refused(make):
     with pytest.raises(DataError, match=r"row 1 \('y'\) has 1 cells for 2 columns"):
         make(["a", "b"], [["x", "1"], ["y"]])

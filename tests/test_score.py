@@ -1,20 +1,23 @@
 """Scores of crops against NumPy on logits made one image at a time."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.special import log_softmax
 
-from infoutil_jax import models, train, utility
-from infoutil_jax.errors import NumericError
+from infoutil_jax import layerwise, models, train, utility
+from infoutil_jax.errors import ConfigError, NumericError
 from infoutil_jax.stages import score
 
 SIDE, LABEL = 8, 2
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
 NETWORK = train.Network(models.build("convnet3", 4, width=4), MEAN, STD)
-SETTINGS = score.Settings(teacher="converged", fit="resize", batch_size=2)
-PAD = score.Settings(teacher="converged", fit="pad", batch_size=1)
+SETTINGS = score.Settings(teacher="converged", fit="resize", norms="layerwise", batch_size=2)
+PAD = score.Settings(teacher="converged", fit="pad", norms="layerwise", batch_size=1)
+VMAP = dataclasses.replace(SETTINGS, norms="vmap")
 
 
 def apply(variables, images_norm):
@@ -77,14 +80,30 @@ def test_correctness_sees_both_outcomes(variables):
     assert len({part.sum() for part in found}) > 1
 
 
-def test_gradient_norms_equal_single_gradients(variables):
+@pytest.mark.parametrize("settings", [SETTINGS, VMAP])
+def test_gradient_norms_equal_single_gradients(variables, settings):
     crops_u8 = random_crops(8)
-    scores = score.run(SETTINGS, NETWORK, variables, crops_u8, LABEL, SIDE, with_gradients=True)
+    scores = score.run(settings, NETWORK, variables, crops_u8, LABEL, SIDE, with_gradients=True)
     rows = normalised(crops_u8.reshape(-1, 8, 8, 3) / 255)
     single = utility.gradient_norms_one_by_one(apply, variables, rows, np.full(12, LABEL, np.int32))
     np.testing.assert_allclose(scores.gradient_norm, single.reshape(4, 3), rtol=1e-4)
     plain = score.run(SETTINGS, NETWORK, variables, crops_u8, LABEL, SIDE, with_gradients=False)
     np.testing.assert_allclose(scores.loss, plain.loss, rtol=1e-5)
+    np.testing.assert_array_equal(scores.correct, plain.correct)
+
+
+@pytest.mark.parametrize(("settings", "module"), [(SETTINGS, layerwise), (VMAP, utility)])
+def test_the_setting_chooses_who_computes_the_norms(variables, settings, module, monkeypatch):
+    calls, original = [], module.gradient_norms
+    monkeypatch.setattr(module, "gradient_norms", lambda *args: (calls.append(1), original(*args))[1])
+    score._score_fn.cache_clear()
+    score.run(settings, NETWORK, variables, random_crops(8, (1, 1)), LABEL, SIDE, with_gradients=True)
+    assert calls
+
+
+def test_an_unknown_way_to_the_norms_is_refused():
+    with pytest.raises(ConfigError, match="score.norms='layer'.*Allowed: layerwise, vmap"):
+        dataclasses.replace(SETTINGS, norms="layer")
 
 
 @pytest.mark.parametrize("with_gradients", [True, False])

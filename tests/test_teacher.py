@@ -201,6 +201,17 @@ def test_a_loss_that_explodes_stops_the_training_and_leaves_no_snapshot():
     assert 4 not in snapshots.saved
 
 
+def test_a_network_without_statistics_comes_back_from_real_checkpoints(tmp_path):
+    network = teacher.build_network("convnet3_in", SETTINGS.width, 3, NETWORK.mean, NETWORK.std)
+    stores = {name: store.Checkpoints(tmp_path / name) for name in ("progress", "snapshots")}
+    settings = dataclasses.replace(SETTINGS, epochs=1, early_epoch=1, warmup_epochs=0.0)
+    teacher.run(settings, network, made_dataset(), 0, side=SIDE, flip=False, **stores)
+    restored = stores["snapshots"].restore(1, teacher.blank_variables(network, SIDE))
+    assert restored["batch_stats"] == {} and network.logits(restored, np.zeros((1, SIDE, SIDE, 3), np.float32)).any()
+    for opened in stores.values():
+        opened.close()
+
+
 def test_blank_variables_have_the_networks_shapes():
     blank, real = teacher.blank_variables(NETWORK, SIDE), models.initialize(NETWORK.model, jax.random.key(3), SIDE)
     forms = [jax.tree.map(lambda a: (a.shape, str(a.dtype)), variables) for variables in (blank, real)]

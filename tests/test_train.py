@@ -1,5 +1,7 @@
 """The training step, the loop around it, and a test that counts every image once."""
 
+from types import SimpleNamespace
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -113,28 +115,80 @@ def test_a_white_pixel_is_one():
     assert train.test(net, {"params": {"dense": {"kernel": kernel}}}, split).top1 == 1
 
 
-def count_steps(state, amount):
-    return state + amount, np.float32(amount)
+@pytest.mark.parametrize(
+    ("batch_sizes", "ends", "most"),
+    [([3] * 40, [], 8), ([3] * 40, [30, 35, 40], 8), ([3, 3, 1] * 9, [], 8), ([3, 3, 1] * 9, [24, 27], 64)],
+)
+def test_chunks_are_the_batches_in_order_cut_where_they_must_be(batch_sizes, ends, most):
+    batches = [np.arange(size) + 10 * i for i, size in enumerate(batch_sizes)]
+    chunks = list(train.chunked(iter(batches), ends, most))
+    together = [rows for chunk in chunks for rows in chunk]
+    assert len(together) == len(batches) and all(map(np.array_equal, together, batches))
+    assert max(map(len, chunks)) <= most
+    assert set(ends) <= set(np.cumsum([len(chunk) for chunk in chunks]))
 
 
-def test_the_loop_reports_each_epochs_mean_loss_and_goes_on_where_asked():
-    batches = {0: [(1,), (2,)], 1: [(3,), (5,)], 2: [(10,), (20,)]}
+def chunk_lengths(monkeypatch, seconds_of_a_step, n_steps, **options):
+    """Lengths of the chunks of `n_steps` steps, the i-th of which takes seconds_of_a_step(i)."""
+    clock = SimpleNamespace(now=0.0)
+    clock.monotonic = lambda: clock.now
+    monkeypatch.setattr(train, "time", clock)
+    lengths = []
+    for chunk in train.chunked(np.arange(n_steps)[:, None], options.get("ends", []), options.get("most", 64)):
+        clock.now += sum(seconds_of_a_step(i) for i in chunk[:, 0])
+        lengths.append(len(chunk))
+    return lengths
+
+
+def test_chunks_follow_the_time_that_they_take(monkeypatch):
+    fast, slow = (lambda _: 1e-4), (lambda _: 3.0)
+    assert chunk_lengths(monkeypatch, fast, 200) == [1, 2, 4, 8, 16, 32, 64, 64, 9]
+    assert chunk_lengths(monkeypatch, fast, 30, ends=[10, 20, 30], most=4) == [1, 2, 4, 3] + [4, 4, 2] * 2
+    assert chunk_lengths(monkeypatch, slow, 5) == [1] * 5
+    assert chunk_lengths(monkeypatch, lambda _: 0.3, 7) == [1, 2, 2, 2]
+    assert chunk_lengths(monkeypatch, lambda i: 1e-4 if i < 7 else 1.0, 23) == [1, 2, 4, 8, 4, 2, 2]
+
+
+def count_steps(state, amounts):
+    return state + sum(amounts), np.array(amounts, np.float32)
+
+
+def test_the_loop_runs_chunks_calls_back_where_one_ends_an_epoch_and_goes_on_where_asked():
     seen = []
-    options = dict(epochs=3, steps_per_epoch=2, label="t", after_epoch=lambda *args: seen.append(args))
-    assert train.fit(count_steps, 0, batches.__getitem__, **options) == 41
-    assert seen == [(1, 3, 1.5), (2, 11, 4.0), (3, 41, 15.0)]
+    options = dict(epochs=4, steps_per_epoch=2, label="t", after_epoch=lambda *args: seen.append(args))
+    chunks = [([1],), ([2],), ([3, 5],), ([10],), ([20, 30],), ([40],)]
+    assert train.fit(count_steps, 0, chunks, **options) == 111
+    assert seen == [(1, 3), (2, 11), (4, 111)]
     seen.clear()
-    assert train.fit(count_steps, 3, batches.__getitem__, first_epoch=1, **options) == 41
-    assert [epoch for epoch, *_ in seen] == [2, 3]
-    assert train.fit(count_steps, 41, batches.__getitem__, first_epoch=3, **options) == 41
+    assert train.fit(count_steps, 11, chunks[3:], first_epoch=2, **options) == 111
+    assert seen == [(4, 111)]
+    assert train.fit(count_steps, 111, [], first_epoch=4, **options) == 111
+
+
+def test_a_step_by_itself_has_a_loss_without_an_axis():
+    seen = []
+    step = lambda state, amount: (state + amount, jnp.float32(amount))
+    options = dict(epochs=2, steps_per_epoch=2, label="t", after_epoch=lambda *args: seen.append(args))
+    assert train.fit(step, 0, [(1,), (2,), (3,), (4,)], **options) == 10
+    assert seen == [(1, 3), (2, 10)]
+
+
+def test_progress_counts_steps_not_chunks(monkeypatch):
+    seen = []
+    watch = lambda items, label, **options: [seen.append((list(items), label, options))]
+    monkeypatch.setattr(train, "track", watch)
+    train.fit(count_steps, 0, [([1, 2],), ([3, 4, 5],), ([6],)], epochs=4, steps_per_epoch=2, label="t", first_epoch=1)
+    assert seen == [([3, 4, 5, 6, 7, 8], "t", {"total": 6, "unit": "steps"})]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_stops_before_the_epoch_is_saved(bad):
+@pytest.mark.parametrize("chunks", [[[1, 1, 1], [1, 1, "bad"], [1, 1, 1]], [[1], [1], [1], [1, 1, "bad", 1, 1, 1]]])
+def test_a_loss_that_is_not_finite_stops_before_the_epoch_is_saved(chunks, bad):
     saved = []
+    stream = (([bad if amount == "bad" else amount for amount in chunk],) for chunk in chunks)
     with pytest.raises(NumericError, match="teacher: .* epoch 2, step 3; lower the learning rate"):
         train.fit(
-            count_steps, 0, lambda epoch: [(1,), (1,), (bad if epoch == 1 else 1,)],
+            count_steps, 0, stream,
             epochs=3, steps_per_epoch=3, label="teacher", after_epoch=lambda epoch, *_: saved.append(epoch),
         )  # fmt: skip
     assert saved == [1]

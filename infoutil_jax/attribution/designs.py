@@ -1,4 +1,4 @@
-"""Designs: which coalitions to evaluate, and the matrix that turns their values into Shapley values.
+"""Linear designs: which coalitions to evaluate, and the matrix that turns their values into Shapley values.
 
 Every estimator here is linear in the values once its coalitions are drawn, so one design, made once in float64,
 serves all images: phi_P = matrix_PS @ values_S. Rows of `masks_SP` are evaluations; S never exceeds the budget.
@@ -22,6 +22,10 @@ class Design(NamedTuple):
 
     masks_SP: np.ndarray  # bool, True where the player is present
     matrix_PS: np.ndarray  # float64
+
+    def solve(self, values):
+        """Values (S,) or (S, M) -> Shapley values (P,) or (P, M) float64."""
+        return self.matrix_PS @ values
 
 
 def all_coalitions(n_players, budget, rng):
@@ -58,9 +62,8 @@ def leverage_shap(n_players, budget, rng):
     leave phi undetermined (certain below 2P evaluations, possible up to about 4P) it is the one nearest to an even
     split; above that, additive games come out exactly.
     """
-    counts = pairs_per_size(n_players, (budget - 2) // 2)
-    half = np.concatenate([_draw_pair_halves(n_players, size, count, rng) for size, count in counts.items()])
-    inner_SP = np.concatenate([half, ~half])
+    half_QP = draw_pairs(n_players, budget, rng)
+    inner_SP = np.concatenate([half_QP, ~half_QP])
     return Design(np.concatenate([_ends(n_players), inner_SP]), _efficient_regression(inner_SP))
 
 
@@ -83,6 +86,12 @@ def permutation(n_players, budget, rng):
     np.add.at(matrix_PS, (orders, index[:, 1:]), 1.0 / len(orders))
     np.add.at(matrix_PS, (orders, index[:, :-1]), -1.0 / len(orders))
     return Design(masks_SP, matrix_PS)
+
+
+def draw_pairs(n_players, budget, rng):
+    """One half each of the (budget - 2) // 2 pairs besides (empty, full), without replacement; bool (Q, P)."""
+    counts = pairs_per_size(n_players, (budget - 2) // 2)
+    return np.concatenate([_draw_pair_halves(n_players, size, count, rng) for size, count in counts.items()])
 
 
 def pairs_per_size(n_players, n_pairs):

@@ -19,10 +19,15 @@ def all_masks(n_players):
     Raises:
         ValueError: n_players is out of range.
     """
-    if not 1 <= n_players <= MAX_PLAYERS:
-        raise ValueError(f"n_players={n_players} cannot be enumerated; use 1 to {MAX_PLAYERS} or sample coalitions")
+    check_players(n_players)
     bitmasks = np.arange(2**n_players)
     return (bitmasks[:, None] >> np.arange(n_players) & 1).astype(bool)
+
+
+def check_players(n_players) -> None:
+    """Raises ValueError where 2**n_players coalitions are too many, or n_players is no number of players."""
+    if not 1 <= n_players <= MAX_PLAYERS:
+        raise ValueError(f"n_players={n_players} cannot be enumerated; use 1 to {MAX_PLAYERS} or sample coalitions")
 
 
 def marginal_weights(n_players):

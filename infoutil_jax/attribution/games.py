@@ -3,8 +3,6 @@
 The only place that knows what a player is: one cell of a G x G grid over the image, present or replaced by a baseline.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
@@ -44,31 +42,31 @@ def baseline_image(image_norm, kind: str):
     return _blur(image_norm)
 
 
-def _value(logits_K, target, kind: str):
-    scores = logits_K if kind == "logit" else jax.nn.softmax(logits_K)
-    return scores[target]
+def coalition_values(logits_fn, images_norm, masks_SP, labels, *, baseline, value, target, micro_batch: int):
+    """v(S) of every image for every coalition, (B, S) float32.
 
-
-def coalition_values(logits_fn, image_norm, masks_SP, label, *, baseline, value, target, micro_batch: int):
-    """v(S) for every coalition of one image, (S,) float32.
-
-    `logits_fn` maps normalised images (B, H, W, 3) to logits (B, K). image_norm (H, W, 3), masks_SP bool, label int32.
-    `target`: the class whose score is the value, the true 'label' or the class 'predicted' on the whole image. At most
-    `micro_batch` masked copies exist at a time. The value of a coalition does not depend on the others in the batch.
+    `logits_fn` maps normalised images (.., H, W, 3) to logits (.., K). images_norm (B, H, W, 3), masks_SP bool, labels
+    int32 (B,). `target`: the class whose score is the value, the true 'label' or the class 'predicted' on the whole
+    image. Pairs of an image and a coalition go through the network in batches of `micro_batch`, whichever image they
+    are of: no more masked copies exist at a time, and only the last batch may hold padding.
     """
-    absent = baseline_image(image_norm, baseline)
+    n_images, n_coalitions = len(images_norm), len(masks_SP)
+    absent = jax.vmap(lambda image: baseline_image(image, baseline))(images_norm)
     if target == "predicted":
-        label = jnp.argmax(logits_fn(image_norm[None])[0])
+        labels = jnp.argmax(logits_fn(images_norm), axis=1)
 
-    def masked(mask_P):
-        return jnp.where(expand(mask_P, image_norm.shape[0]), image_norm, absent)
+    def masked(image, coalition):
+        pixels = expand(masks_SP[coalition], images_norm.shape[1])
+        return jnp.where(pixels, images_norm[image], absent[image])
 
-    def values(masks):
-        logits = logits_fn(jax.vmap(masked)(masks))
-        return jax.vmap(functools.partial(_value, target=label, kind=value))(logits)
+    def values(pair):
+        image, coalition = pair // n_coalitions, pair % n_coalitions
+        logits = logits_fn(jax.vmap(masked)(image, coalition))
+        scores = logits if value == "logit" else jax.nn.softmax(logits)
+        return jnp.take_along_axis(scores, labels[image][:, None], axis=1)[:, 0]
 
-    n = masks_SP.shape[0]
-    n_chunks = -(-n // micro_batch)
-    padded = jnp.pad(masks_SP, ((0, n_chunks * micro_batch - n), (0, 0)))
-    chunks = padded.reshape(n_chunks, micro_batch, -1)
-    return jax.lax.map(values, chunks).reshape(-1)[:n]
+    n_pairs = n_images * n_coalitions
+    micro_batch = min(micro_batch, n_pairs)
+    n_batches = -(-n_pairs // micro_batch)
+    pairs = jnp.arange(n_batches * micro_batch).clip(max=n_pairs - 1).reshape(n_batches, micro_batch)
+    return jax.lax.map(values, pairs).reshape(-1)[:n_pairs].reshape(n_images, n_coalitions)

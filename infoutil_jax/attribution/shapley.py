@@ -1,13 +1,15 @@
-"""Shapley values of any cooperative game within a budget of evaluations; `designs` holds the estimators."""
+"""Shapley values of any cooperative game within a budget of evaluations; `designs` and `odd_gp` hold the estimators."""
 
 import jax
 import numpy as np
 
-from infoutil_jax.attribution import designs
+from infoutil_jax.attribution import designs, exact, odd_gp
 from infoutil_jax.attribution.designs import Design
+from infoutil_jax.attribution.odd_gp import OddGP
 from infoutil_jax.checks import one_of
 
 METHODS = {
+    "odd_gp": odd_gp.odd_gp,
     "leverage_shap": designs.leverage_shap,
     "kernel_shap": designs.kernel_shap,
     "permutation": designs.permutation,
@@ -15,7 +17,7 @@ METHODS = {
 }
 
 
-def estimate(value_fn, n_players, budget, key, method="leverage_shap"):
+def estimate(value_fn, n_players, budget, key, method="odd_gp"):
     """Shapley values of the game `value_fn`.
 
     Args:
@@ -34,26 +36,40 @@ def estimate(value_fn, n_players, budget, key, method="leverage_shap"):
         ConfigError: unknown method.
         ValueError: n_players or budget out of range, or values of a wrong shape or not finite.
     """
-    masks_SP, matrix_PS = design(n_players, budget, key, method)
-    values = np.asarray(value_fn(masks_SP), dtype=np.float64)
-    if values.ndim not in (1, 2) or len(values) != len(masks_SP):
-        raise ValueError(f"value_fn gave shape {values.shape}; expected ({len(masks_SP)},) or ({len(masks_SP)}, batch)")
+    coalitions = design(n_players, budget, key, method)
+    values, n_masks = np.asarray(value_fn(coalitions.masks_SP), dtype=np.float64), len(coalitions.masks_SP)
+    if values.ndim not in (1, 2) or len(values) != n_masks:
+        raise ValueError(f"value_fn gave shape {values.shape}; expected ({n_masks},) or ({n_masks}, batch)")
     if not np.isfinite(values).all():
         raise ValueError(f"value_fn gave a non-finite value at mask {np.argwhere(~np.isfinite(values))[0][0]}")
-    return matrix_PS @ values
+    return coalitions.solve(values)
 
 
-def design(n_players, budget, key, method) -> Design:
-    """Draws the coalitions once for a whole run, on the host; arguments and errors as in `estimate`."""
+def design(n_players, budget, key, method) -> Design | OddGP:
+    """Draws the coalitions once for a whole run, on the host; arguments and errors as in `estimate`.
+
+    Either type has `masks_SP`, the coalitions to evaluate, and `solve`, from their values to Shapley values.
+    """
+    check(n_players, budget, method)
+    draw = METHODS["exact" if budget >= 2**n_players else method]
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    return draw(n_players, budget, rng)
+
+
+def check(n_players, budget, method) -> None:
+    """Raises what `design` would, ConfigError or ValueError, without drawing anything."""
     least = least_budget(n_players, method)
     if budget < least:
         raise ValueError(
             f"budget={budget} is too small for method {method!r} with {n_players} players; "
             f"raise it to {least} or more, or choose another method"
         )
-    draw = METHODS["exact" if budget >= 2**n_players else method]
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    return draw(n_players, budget, rng)
+    if budget >= 2**n_players:
+        exact.check_players(n_players)
+    elif method == "odd_gp" and budget > odd_gp.MAX_BUDGET:
+        raise ValueError(
+            f"budget={budget} is too large for odd_gp (at most {odd_gp.MAX_BUDGET}); use leverage_shap there"
+        )
 
 
 def least_budget(n_players, method):
@@ -61,5 +77,5 @@ def least_budget(n_players, method):
     one_of("method", method, METHODS)
     if n_players < 1:
         raise ValueError(f"n_players={n_players}; a game needs at least 1 player")
-    own = {"leverage_shap": 4, "kernel_shap": 3, "permutation": n_players + 1, "exact": 2**n_players}
+    own = {"odd_gp": 4, "leverage_shap": 4, "kernel_shap": 3, "permutation": n_players + 1, "exact": 2**n_players}
     return min(own[method], 2**n_players)

@@ -1,6 +1,6 @@
 """The networks by name. `model.apply(variables, images_norm, train=...)`: (B, H, W, 3) float32 -> logits (B, K)."""
 
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ _RESNETS = {
 }
 MODELS = {
     **{f"convnet{depth}": partial(ConvNet, depth=depth) for depth in (3, 4, 5, 6)},
+    **{f"convnet{depth}_in": partial(ConvNet, depth=depth, norm="instance") for depth in (3, 4, 5, 6)},
     **_RESNETS,
     **{f"{name}_cifar": partial(resnet, stem="cifar") for name, resnet in _RESNETS.items()},
 }
@@ -35,6 +36,15 @@ def build(name, n_classes, **settings):
 
 
 def initialize(model, key, image_size):
-    """Fresh variables {'params', 'batch_stats'} for images of image_size^2 pixels; values depend on `key` only."""
+    """Fresh variables {'params', 'batch_stats'} for images of image_size^2 pixels; values depend on `key` only.
+
+    'batch_stats' is empty for networks without BatchNorm.
+    """
     images = jnp.zeros((1, image_size, image_size, 3))
-    return jax.jit(partial(model.init, train=False))(key, images)
+    return {"batch_stats": {}, **_init_fn(model)(key, images)}
+
+
+@lru_cache(maxsize=None)
+def _init_fn(model):
+    """Compiled once for all students of a run."""
+    return jax.jit(partial(model.init, train=False))

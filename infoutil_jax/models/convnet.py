@@ -1,6 +1,7 @@
 """ConvNet-d: the small network of the distillation literature, with the BatchNorm of RDED (arXiv 2312.03526)."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax import lax
 
 from infoutil_jax.errors import ConfigError
@@ -13,6 +14,7 @@ class ConvNet(nn.Module):
 
     norm: 'batch' (eps 1e-5, running statistics) or 'instance' (per image and channel, no statistics).
     bn_momentum: weight of the old running statistics, 1 minus PyTorch's `momentum`.
+    dtype: of the activations; parameters, statistics and the classifier stay float32.
     """
 
     n_classes: int
@@ -20,6 +22,7 @@ class ConvNet(nn.Module):
     width: int = 128
     norm: str = "batch"
     bn_momentum: float = 0.9
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images_norm, *, train: bool):
@@ -31,7 +34,7 @@ class ConvNet(nn.Module):
         for block in range(self.depth):
             x = nn.relu(self._normalise(self._convolve(x, block), block, train=train))
             x = _halve(x)
-        x = x.reshape(x.shape[0], -1)
+        x = x.reshape(x.shape[0], -1).astype(jnp.float32)
         bias_init = uniform_fan_in(x.shape[-1])
         return nn.Dense(self.n_classes, kernel_init=uniform_fan_in(), bias_init=bias_init, name="classifier")(x)
 
@@ -43,16 +46,17 @@ class ConvNet(nn.Module):
             kernel_init=uniform_fan_in(),
             bias_init=uniform_fan_in(9 * x.shape[-1]),
             conv_general_dilated=convolve,
+            dtype=self.dtype,
             name=f"conv{block + 1}",
         )(x)
 
     def _normalise(self, x, block, *, train):
-        name = f"norm{block + 1}"
+        name, x = f"norm{block + 1}", x.astype(jnp.float32)
         if self.norm == "batch":
-            return nn.BatchNorm(not train, momentum=self.bn_momentum, epsilon=1e-5, name=name)(x)
+            return nn.BatchNorm(not train, momentum=self.bn_momentum, epsilon=1e-5, dtype=self.dtype, name=name)(x)
         if self.norm != "instance":
             raise ConfigError(f"ConvNet norm={self.norm!r} is unknown; known: batch, instance")
-        return nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5, name=name)(x)
+        return nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5, dtype=self.dtype, name=name)(x)
 
 
 def _halve(x):

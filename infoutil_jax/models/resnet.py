@@ -12,7 +12,7 @@ from infoutil_jax.models.initializers import normal_fan_out, uniform_fan_in
 STEMS = ("imagenet", "cifar")
 
 
-def _conv(width, size, *, stride=1, name):
+def _conv(width, size, *, stride=1, dtype, name):
     """A bias-free convolution with PyTorch's explicit padding; SAME would shift the grid when stride is 2."""
     return nn.Conv(
         width,
@@ -22,8 +22,15 @@ def _conv(width, size, *, stride=1, name):
         use_bias=False,
         kernel_init=normal_fan_out,
         conv_general_dilated=convolve,
+        dtype=dtype,
         name=name,
     )
+
+
+def _norm(use_statistics, momentum, dtype, x, *, name):
+    """BatchNorm, computed in float32."""
+    norm = nn.BatchNorm(use_statistics, momentum=momentum, epsilon=1e-5, dtype=dtype, name=name)
+    return norm(x.astype(jnp.float32))
 
 
 class Block(nn.Module):
@@ -33,18 +40,20 @@ class Block(nn.Module):
     stride: int
     bottleneck: bool
     bn_momentum: float
+    dtype: str
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        norm = partial(nn.BatchNorm, not train, momentum=self.bn_momentum, epsilon=1e-5)
+        norm = partial(_norm, not train, self.bn_momentum, self.dtype)
+        conv = partial(_conv, dtype=self.dtype)
         layers = _bottleneck_layers if self.bottleneck else _basic_layers
         residual, y = x, x
         for i, (width, size, stride) in enumerate(layers(self.width, self.stride), start=1):
             y = y if i == 1 else nn.relu(y)
-            y = norm(name=f"norm{i}")(_conv(width, size, stride=stride, name=f"conv{i}")(y))
+            y = norm(conv(width, size, stride=stride, name=f"conv{i}")(y), name=f"norm{i}")
         if residual.shape != y.shape:
-            shortcut = _conv(y.shape[-1], 1, stride=self.stride, name="conv_shortcut")
-            residual = norm(name="norm_shortcut")(shortcut(x))
+            shortcut = conv(y.shape[-1], 1, stride=self.stride, name="conv_shortcut")
+            residual = norm(shortcut(x), name="norm_shortcut")
         return nn.relu(y + residual)
 
 
@@ -62,6 +71,7 @@ class ResNet(nn.Module):
     stage_sizes: blocks per stage.
     stem: 'imagenet' (7x7 stride 2, then 3x3 max pool stride 2) or 'cifar' (3x3 stride 1, no pool).
     bn_momentum: weight of the old running statistics, 1 minus PyTorch's `momentum`.
+    dtype: of the activations; parameters, statistics and the classifier stay float32.
     """
 
     n_classes: int
@@ -70,6 +80,7 @@ class ResNet(nn.Module):
     stem: str = "imagenet"
     width: int = 64
     bn_momentum: float = 0.9
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, images_norm, *, train: bool):
@@ -79,8 +90,9 @@ class ResNet(nn.Module):
             for block in range(n_blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage + 1}_block{block + 1}"
-                x = Block(self.width << stage, stride, self.bottleneck, self.bn_momentum, name=name)(x, train=train)
-        x = jnp.mean(x, axis=(1, 2))
+                fields = (self.width << stage, stride, self.bottleneck, self.bn_momentum, self.dtype)
+                x = Block(*fields, name=name)(x, train=train)
+        x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         bias_init = uniform_fan_in(x.shape[-1])
         return nn.Dense(self.n_classes, kernel_init=uniform_fan_in(), bias_init=bias_init, name="classifier")(x)
 
@@ -88,7 +100,6 @@ class ResNet(nn.Module):
         if self.stem not in STEMS:
             raise ConfigError(f"ResNet stem={self.stem!r} is unknown; known stems: {', '.join(STEMS)}")
         large = self.stem == "imagenet"
-        x = _conv(self.width, 7 if large else 3, stride=2 if large else 1, name="conv_stem")(x)
-        x = nn.BatchNorm(not train, momentum=self.bn_momentum, epsilon=1e-5, name="norm_stem")(x)
-        x = nn.relu(x)
+        x = _conv(self.width, 7 if large else 3, stride=2 if large else 1, dtype=self.dtype, name="conv_stem")(x)
+        x = nn.relu(_norm(not train, self.bn_momentum, self.dtype, x, name="norm_stem"))
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1))) if large else x

@@ -14,12 +14,14 @@ import numpy as np
 from infoutil_jax import losses, models, optim, train
 from infoutil_jax.checks import in_range, one_of
 from infoutil_jax.data import augment
-from infoutil_jax.data.batches import epoch_batches
+from infoutil_jax.data.batches import epoch_batches, load_ahead
 from infoutil_jax.keys import generator, key_for
 from infoutil_jax.types import DistilledSet
 
 VERSION = 1
 LABELS = ("online", "stored", "hard")
+CHUNK_STEPS = 64  # most steps of a dispatch: 16 take 1-2 % longer (ConvNet-3, width 32, two cores), 256 as long
+CHUNK_BYTES = 2**28  # most bytes of images and labels of a dispatch; two such are on the device at a time
 
 
 @dataclass(frozen=True)
@@ -109,10 +111,24 @@ def mix(key, images, targets):
     return mixed, (1 - share) * targets + share * targets[partner]
 
 
+def _test_epochs(settings: Settings) -> list[int]:
+    """Every `test_every`-th epoch of the last fifth, counted back from the last."""
+    last = settings.epochs
+    return [epoch for epoch in range(1, last + 1) if epoch > 0.8 * last and (last - epoch) % settings.test_every == 0]
+
+
+def _most_steps(batch_size: int, *arrays: np.ndarray) -> int:
+    """Steps of a dispatch on batches of rows of `arrays`."""
+    return min(max(CHUNK_BYTES // (batch_size * sum(array[0].nbytes for array in arrays)), 1), CHUNK_STEPS)
+
+
 def _patch_targets(settings: Settings, distilled: DistilledSet) -> np.ndarray:
-    """Each patch's stored label (N, F, F, K), rows summing to 1: its class for 'hard', else its softened logits."""
+    """Each patch's stored label (N, F, F, K), rows summing to 1: its class for 'hard', its softened logits for
+    'stored'; for 'online', which needs none, K is 0."""
     n, k, n_classes = distilled.patch_logits.shape
     f = round(k**0.5)
+    if settings.labels == "online":
+        return np.zeros((n, f, f, 0), np.float32)
     if settings.labels == "hard":
         one_hot = np.eye(n_classes, dtype=np.float32)[distilled.labels]
         return np.broadcast_to(one_hot[:, None, None, :], (n, f, f, n_classes))
@@ -121,8 +137,12 @@ def _patch_targets(settings: Settings, distilled: DistilledSet) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=None)
-def _make_step(settings: Settings, student, teacher, *, factor: int, flip: bool, steps_per_epoch: int):
-    """(optimiser, training step on rows of the set), with the teacher's labels made on line where asked."""
+def _make_steps(settings: Settings, student, teacher, *, factor: int, flip: bool, steps_per_epoch: int):
+    """(optimiser, training steps in one dispatch: state and `count` steps' rows of the set -> state, losses).
+
+    The rows have one leading axis more than a batch. `count` may be less than its length and is not compiled in, so
+    that chunks of every length are one program.
+    """
     one_view = functools.partial(view, settings, factor, flip)
     schedule = optim.half_speed_cosine(settings.learning_rate, steps_per_epoch, settings.epochs)
     optimizer = optim.adamw(schedule, settings.weight_decay)
@@ -132,9 +152,9 @@ def _make_step(settings: Settings, student, teacher, *, factor: int, flip: bool,
             return losses.soft_cross_entropy(logits, target).mean()
         return losses.distillation(logits, target, settings.temperature).mean()
 
-    @functools.partial(jax.jit, donate_argnums=0)
     def step(state, teacher_variables, key, indices, images_u8, patch_targets):
-        k_views, k_mix = jax.random.split(key)
+        key_e = jax.random.fold_in(key, state.step // steps_per_epoch)
+        k_views, k_mix = jax.random.split(jax.random.fold_in(key_e, state.step % steps_per_epoch))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(k_views, indices)
         images, target = jax.vmap(one_view)(keys, images_u8.astype(jnp.float32) / 255, patch_targets)
         if settings.cutmix:
@@ -143,7 +163,16 @@ def _make_step(settings: Settings, student, teacher, *, factor: int, flip: bool,
             target = jax.nn.softmax(teacher.logits(teacher_variables, images) / settings.temperature)
         return train.update(student, optimizer, state, images, lambda logits: loss_of(logits, target))
 
-    return optimizer, step
+    @functools.partial(jax.jit, donate_argnums=0)
+    def steps(state, teacher_variables, key, count, *rows):
+        def body(i, carry):
+            state, losses_S = carry
+            state, loss = step(state, teacher_variables, key, *(array[i] for array in rows))
+            return state, losses_S.at[i].set(loss)
+
+        return jax.lax.fori_loop(0, count, body, (state, jnp.zeros(len(rows[0]))))
+
+    return optimizer, steps
 
 
 def run(
@@ -160,26 +189,34 @@ def run(
     batch_size = settings.batch_size or default_batch_size(n // n_classes, n_classes)
     steps_per_epoch = -(-n // batch_size)
     sizes = dict(factor=factor, flip=flip, steps_per_epoch=steps_per_epoch)
-    optimizer, step = _make_step(settings, student, teacher, **sizes)
+    optimizer, steps = _make_steps(settings, student, teacher, **sizes)
     variables = models.initialize(student.model, key_for(seed, "student", "init"), side)
-    key, patch_targets = key_for(seed, "student", "views"), _patch_targets(settings, distilled)
+    key, arrays = key_for(seed, "student", "views"), (distilled.images_u8, _patch_targets(settings, distilled))
     teacher_variables = jax.device_put(teacher_variables if settings.labels == "online" else {})
-    curve = []
+    most = _most_steps(batch_size, *arrays)
+    tested, curve = _test_epochs(settings), []
 
-    def batches(epoch):
-        key_e = jax.random.fold_in(key, epoch)
-        for i, rows in enumerate(epoch_batches(generator(seed, "student", "order", epoch), n, batch_size)):
-            key_i = jax.random.fold_in(key_e, i)
-            yield teacher_variables, key_i, rows.astype(np.int32), distilled.images_u8[rows], patch_targets[rows]
+    def batches():
+        for epoch in range(settings.epochs):
+            yield from epoch_batches(generator(seed, "student", "order", epoch), n, batch_size)
 
-    def test(epoch, state, _):
-        if epoch > 0.8 * settings.epochs and (settings.epochs - epoch) % settings.test_every == 0:
+    def load(indices_SB):
+        padded = np.pad(indices_SB, ((0, most - len(indices_SB)), (0, 0)))
+        return len(indices_SB), *jax.device_put((padded.astype(np.int32), *(array[padded] for array in arrays)))
+
+    def advance(state, count, *rows):
+        state, losses_S = steps(state, teacher_variables, key, count, *rows)
+        return state, np.asarray(losses_S)[:count]
+
+    def test(epoch, state):
+        if epoch in tested:
             accuracy = train.test(student, state.variables, val)
             curve.append((epoch, accuracy.top1, accuracy.top5))
 
     state = jax.device_put(train.create_state(variables, optimizer))
+    chunks = train.chunked(batches(), [epoch * steps_per_epoch for epoch in tested], most)
     length = dict(epochs=settings.epochs, steps_per_epoch=steps_per_epoch)
-    train.fit(step, state, batches, **length, label=label, after_epoch=test)
+    train.fit(advance, state, load_ahead(load, chunks), **length, label=label, after_epoch=test)
     return curve
 
 

@@ -7,24 +7,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from infoutil_jax import losses, parallel, train, utility
+from infoutil_jax import layerwise, losses, parallel, train, utility
 from infoutil_jax.checks import in_range, one_of
 from infoutil_jax.data import augment
 from infoutil_jax.errors import NumericError
 from infoutil_jax.types import Scores
 
-VERSION = 1
+VERSION = 2
+NORMS = ("layerwise", "vmap")
 
 
 @dataclass(frozen=True)
 class Settings:
     teacher: str  # converged (the paper's) | early
     fit: str  # a crop smaller than the network's input is resized, or put on the middle of a zero canvas (pad: RDED's)
-    batch_size: int  # per-example gradients alive at once on each device
+    norms: str  # layerwise | vmap (the same numbers from all gradients at once, slower: the reference)
+    batch_size: int  # crops per call and device
 
     def __post_init__(self):
         one_of("score.teacher", self.teacher, ("converged", "early"))
         one_of("score.fit", self.fit, ("resize", "pad"))
+        one_of("score.norms", self.norms, NORMS)
         in_range("score.batch_size", self.batch_size, 1)
 
 
@@ -42,14 +45,18 @@ def _to_input(network: train.Network, fit: str, side: int, crops_u8):
 
 
 @functools.lru_cache(maxsize=None)
-def _score_fn(network: train.Network, fit: str, side: int, *, with_gradients: bool):
+def _score_fn(network: train.Network, fit: str, side: int, norms: str | None):
+    logits_fn = lambda variables, images_norm: network.model.apply(variables, images_norm, train=False)
+
     def score(variables, crops_u8, labels):
         inputs = _to_input(network, fit, side, crops_u8)
-        logits_fn = lambda v, images_norm: network.model.apply(v, images_norm, train=False)
-        logits = logits_fn(variables, inputs)
-        nothing = jnp.full(labels.shape, jnp.nan)
-        norms = utility.gradient_norms(logits_fn, variables, inputs, labels) if with_gradients else nothing
-        return losses.cross_entropy(logits, labels), logits.argmax(axis=1) == labels, norms
+        if norms == "layerwise":
+            norms_B, logits_BK = layerwise.gradient_norms(logits_fn, variables, inputs, labels)
+        else:
+            logits_BK, norms_B = logits_fn(variables, inputs), jnp.full(labels.shape, jnp.nan)
+        if norms == "vmap":
+            norms_B = utility.gradient_norms(logits_fn, variables, inputs, labels)
+        return losses.cross_entropy(logits_BK, labels), logits_BK.argmax(axis=1) == labels, norms_B
 
     return score
 
@@ -62,7 +69,7 @@ def run(settings: Settings, network, variables, crops_u8, label: int, side: int,
     shape = crops_u8.shape[:2]
     rows = crops_u8.reshape(-1, *crops_u8.shape[2:])
     labels = np.full(len(rows), label, np.int32)
-    fn = _score_fn(network, settings.fit, side, with_gradients=with_gradients)
+    fn = _score_fn(network, settings.fit, side, settings.norms if with_gradients else None)
     loss, correct, norms = parallel.map_batches(fn, settings.batch_size, variables, rows, labels)
     bad = ~np.isfinite(loss) | (with_gradients & ~np.isfinite(norms))
     if bad.any():

@@ -120,13 +120,14 @@ def run(
     def load(indices):
         return place((indices.astype(np.int32), split.images(indices), split.labels[indices]))
 
-    def batches(epoch):
-        key_e = jax.random.fold_in(key, epoch)
-        order = epoch_batches(generator(seed, "teacher", "order", epoch), len(split), settings.batch_size)
-        for batch in load_ahead(load, order):
-            yield key_e, *batch
+    def batches():
+        for epoch in range(first_epoch, settings.epochs):
+            key_e = jax.random.fold_in(key, epoch)
+            order = epoch_batches(generator(seed, "teacher", "order", epoch), len(split), settings.batch_size)
+            for batch in load_ahead(load, order):
+                yield key_e, *batch
 
-    def save(epochs_done, state, _):
+    def save(epochs_done, state):
         if epochs_done in (settings.early_epoch, settings.epochs) and epochs_done not in snapshots.steps():
             snapshots.save(epochs_done, state.variables)
         if epochs_done % settings.checkpoint_epochs == 0 and epochs_done < settings.epochs:
@@ -134,7 +135,7 @@ def run(
 
     step = _make_step(settings, network, optimizer, flip)
     length = dict(epochs=settings.epochs, steps_per_epoch=steps_per_epoch, first_epoch=first_epoch)
-    train.fit(step, copy(state), batches, **length, label="teacher", after_epoch=save)
+    train.fit(step, copy(state), batches(), **length, label="teacher", after_epoch=save)
 
 
 def examine(settings: Settings, network: train.Network, variables, dataset, which: str) -> dict:
