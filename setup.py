@@ -29,5 +29,12 @@ setup(
     extras_require={
         "test": ["pytest>=9", "hypothesis>=6.150"],
         "parity": ["torch==2.13.0", "tensorflow-cpu==2.21.0"],  # oracles of the models and of the record format
+        "bench": [
+            "torch==2.13.0",  # what the peers run on, and its own bare forward pass and gradient
+            "captum>=0.9.0",  # KernelShap and ShapleyValueSampling
+            "opacus>=1.6.0",  # per-example gradients through hooks
+            "shapiq>=1.4.1",  # KernelSHAP, unpaired and with Leverage SHAP's design
+            "matplotlib>=3.11",  # the plot
+        ],
     },
 )
