@@ -124,22 +124,17 @@ def draw(results: dict, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     panels = {title: table for title, table in results["games"].items() if "4x4" in title}
-    figure, axes = plt.subplots(
-        2, -(-len(panels) // 2), figsize=(4 * -(-len(panels) // 2), 7), sharex=True, squeeze=False
-    )
+    columns = -(-len(panels) // 2)
+    figure, axes = plt.subplots(2, columns, figsize=(4.2 * columns, 7.5), sharex=True, squeeze=False, layout="constrained")
     for axis, (title, table) in zip(axes.T.flat, panels.items()):
         for estimator, figures in table["estimators"].items():
-            points = [(b, f["nmse"]) for b, f in figures.items() if f]
-            style = "-o" if estimator in OURS else ":."
-            axis.loglog(
-                *zip(*points), style, markersize=4, label=estimator, linewidth=2.5 if estimator == "odd_gp" else 1
-            )
-        axis.set(
-            title=title, xlabel="teacher evaluations per image", ylabel="normalised squared error", ylim=(None, 20)
-        )
+            points = [(int(b), f["nmse"]) for b, f in figures.items() if f]
+            style, width = "-o" if estimator in OURS else ":.", 2.5 if estimator == "odd_gp" else 1
+            axis.loglog(*zip(*points), style, markersize=4, label=estimator, linewidth=width)
+        axis.set(title=title, xlabel="teacher evaluations per image", ylabel="normalised squared error")
+        axis.set_ylim(top=20)
         axis.grid(alpha=0.3)
-    axes.flat[0].legend(fontsize=7)
-    figure.tight_layout()
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
 
