@@ -85,7 +85,7 @@ def _find_kernels(logits_fn, variables, image) -> list[bool]:
     found, read = [], set()
 
     def note(kernel, _window, _inputs, outputs):
-        if getattr(kernel, "_trace", None) is outputs._trace:
+        if isinstance(kernel, jax.core.Tracer) and kernel._trace is outputs._trace:
             read.add(id(kernel))
         return outputs
 

@@ -1,4 +1,4 @@
-"""Layerwise gradient norms against a loop of single gradients, for the project's networks and for layers of all kinds."""
+"""Layerwise gradient norms against a loop of single gradients, for the project's networks and all kinds of layers."""
 
 import functools
 from collections.abc import Callable
@@ -141,7 +141,8 @@ def problem(model, side=8):
     images, labels = rng.normal(size=(N, side, side, 3)), rng.integers(0, model.n_classes, N)
     images, labels = jnp.asarray(images, jnp.float32), jnp.asarray(labels, jnp.int32)
     positive = lambda shape: rng.uniform(0.5, 2, shape)
-    draws = {"kernel": lambda shape: rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape), "scale": positive, "var": positive}
+    kernel = lambda shape: rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape)
+    draws = {"kernel": kernel, "scale": positive, "var": positive}
     other = lambda shape: rng.normal(0, 0.3, shape)
     draw = lambda path, leaf: jnp.asarray(draws.get(path[-1].key, other)(leaf.shape), jnp.float32)
     shapes = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
@@ -198,12 +199,13 @@ def test_no_parameter_is_left_out_or_counted_twice(name):
 
 
 def test_the_cheaper_form_is_taken(monkeypatch):
-    """Multiplications of conv1, conv2, conv3 and the dense layer of ConvNet-3 of width 128 at 32 px, counted by hand."""
+    """Multiplications of conv1, conv2, conv3 and the dense layer of ConvNet-3, width 128, at 32 px, counted by hand."""
     product = [1024 * 27 * 128, 256 * 1152 * 128, 64 * 1152 * 128, 2048 * K]
     gram = [1024**2 * (3 + 128), 256**2 * (128 + 128), 64**2 * (128 + 128), 2048 + K]
     taken = []
     for form in ("_by_product", "_by_gram_matrices"):
-        monkeypatch.setattr(layerwise, form, lambda window, x, _, form=form: taken.append((x.shape[1:], form)) or x.sum())
+        note = lambda window, x, _, form=form: taken.append((x.shape[1:], form)) or x.sum()
+        monkeypatch.setattr(layerwise, form, note)
     model, images = models.build("convnet3", K), jnp.zeros((2, 32, 32, 3))
     variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), images)
     logits_fn = functools.partial(model.apply, train=False)
@@ -242,6 +244,16 @@ def test_a_function_without_layers():
     variables = {"params": {"w": jnp.asarray(np.random.default_rng(1).normal(size=(16 * 16 * 3, K)), jnp.float32)}}
     args = (variables, images, labels)
     np.testing.assert_allclose(layerwise_norms(logits_fn, args)[0], one_by_one(logits_fn, *args), rtol=1e-5)
+
+
+def test_layers_whose_parameters_are_constants_do_not_count():
+    frozen_fn, (frozen, images, labels), _ = problem(*NETWORKS["convnet3"])
+    head_fn, (variables, _, _), _ = problem(Around(nn.Dense(3)))
+    logits_fn = lambda variables, x: head_fn(variables, x * frozen_fn(frozen, x)[:, None, None, :3])
+    args = (variables, images, labels)
+    np.testing.assert_allclose(layerwise_norms(logits_fn, args)[0], one_by_one(logits_fn, *args), rtol=1e-5)
+    by_layer, all_kernels = kernels_of(logits_fn, args)
+    assert by_layer == all_kernels and len(by_layer) == 3
 
 
 def test_a_network_that_copies_its_kernels_now_and_then_is_refused():
