@@ -89,7 +89,7 @@ SCALES = {
             Attribution(RESNET_32, 1, 128, (16, 32), "bfloat16"),
             Attribution(RESNET_224, 1, 48, (4, 8, 16)),
         ),
-        gradient_norms=(Gradients(CONVNET, 64), Gradients(RESNET_32, 16)),
+        gradient_norms=(Gradients(CONVNET, 16), Gradients(RESNET_32, 16)),
         student=(Student(CONVNET, 1, 50), Student(CONVNET, 10, 5)),
         scaling=Scaling(CONVNET, (4, 8, 16, 32), (64, 128, 256, 512), (32, 64, 96), (1, 2, 4, 8)),
         per_class=None,
