@@ -26,5 +26,5 @@ def get_config(ipc: int = 10):
     c.compose.factor = 1
     c.label.teacher = "early" if ipc < 50 else "converged"
     c.evaluate.test_every = 20
-    c.evaluate.hard_seeds = 3 if ipc < 50 else 1
+    c.evaluate.hard_seeds = 3 if ipc < 10 else 1
     return c
