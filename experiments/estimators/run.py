@@ -34,7 +34,6 @@ IMAGES = flags.DEFINE_integer("images", 16, "Images per game.")
 SEEDS = flags.DEFINE_integer("seeds", 4, "Draws of our estimators' coalitions; the others get one per image.")
 OURS = ("odd_gp", "leverage_shap", "kernel_shap", "permutation")
 BUDGETS = {3: (16, 32, 64, 128, 256), 4: (32, 64, 128, 256, 512, 1024, 2048)}
-GOAL = "captum KernelShap"
 
 
 def ours(method: str, game, n_players: int, budget: int) -> np.ndarray:

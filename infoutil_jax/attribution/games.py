@@ -45,7 +45,7 @@ def baseline_image(image_norm, kind: str):
 def coalition_values(logits_fn, images_norm, masks_SP, labels, *, baseline, value, target, micro_batch: int):
     """v(S) of every image for every coalition, (B, S) float32.
 
-    `logits_fn` maps normalised images (.., H, W, 3) to logits (.., K). images_norm (B, H, W, 3), masks_SP bool, labels
+    `logits_fn` maps normalised images (N, H, W, 3) to logits (N, K). images_norm (B, H, W, 3), masks_SP bool, labels
     int32 (B,). `target`: the class whose score is the value, the true 'label' or the class 'predicted' on the whole
     image. Pairs of an image and a coalition go through the network in batches of `micro_batch`, whichever image they
     are of: no more masked copies exist at a time, and only the last batch may hold padding.
