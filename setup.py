@@ -21,6 +21,7 @@ setup(
         "importlib_resources>=6.5",  # tensorflow-datasets 4.9.10 imports it without asking for it on Python >= 3.9
         "array_record>=0.8.3",  # tfds.data_source reads prepared datasets through it, without TensorFlow
         "google-crc32c>=1.8",  # the TFRecord format's checksum, at memory speed
+        "safetensors>=0.8.0",  # reads weights from elsewhere; no code can hide in such a file
         "Pillow>=12.3",  # decodes and encodes images; older versions have known holes
         "scikit-learn>=1.6",  # ships the embedded data: real scanned digits and two photographs
         "tqdm>=4.67",  # progress with rate and ETA
@@ -28,7 +29,12 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=9", "hypothesis>=6.150"],
-        "parity": ["torch==2.13.0", "tensorflow-cpu==2.21.0"],  # oracles of the models and of the record format
+        "parity": [  # oracles of the models, of the weights' layouts and of the record format
+            "torch==2.13.0",
+            "torchvision==0.28.0",
+            "timm==1.0.31",
+            "tensorflow-cpu==2.21.0",
+        ],
         "bench": [
             "torch==2.13.0",  # what the peers run on, and its own bare forward pass and gradient
             "captum>=0.9.0",  # KernelShap and ShapleyValueSampling

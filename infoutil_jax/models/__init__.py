@@ -6,20 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from infoutil_jax.errors import ConfigError
-from infoutil_jax.models.convnet import ConvNet
-from infoutil_jax.models.resnet import ResNet
+from infoutil_jax.models import convnet, resnet
 
-_RESNETS = {
-    "resnet18": partial(ResNet, stage_sizes=(2, 2, 2, 2), bottleneck=False),
-    "resnet50": partial(ResNet, stage_sizes=(3, 4, 6, 3), bottleneck=True),
-    "resnet101": partial(ResNet, stage_sizes=(3, 4, 23, 3), bottleneck=True),
-}
-MODELS = {
-    **{f"convnet{depth}": partial(ConvNet, depth=depth) for depth in (3, 4, 5, 6)},
-    **{f"convnet{depth}_in": partial(ConvNet, depth=depth, norm="instance") for depth in (3, 4, 5, 6)},
-    **_RESNETS,
-    **{f"{name}_cifar": partial(resnet, stem="cifar") for name, resnet in _RESNETS.items()},
-}
+FAMILIES = (convnet, resnet)  # one file each, with its MODELS by name and, where weights can be imported, its LAYOUTS
+MODELS = {name: build_fn for family in FAMILIES for name, build_fn in family.MODELS.items()}
 
 
 def build(name, n_classes, **settings):
@@ -33,6 +23,11 @@ def build(name, n_classes, **settings):
         return MODELS[name](n_classes=n_classes, **settings)
     except TypeError as error:
         raise ConfigError(f"model {name!r}: {error}; see the fields of its class") from error
+
+
+def layouts(name):
+    """{library: Layout} of the weights' files that can be read into the model called `name`; empty where none can."""
+    return next(getattr(family, "LAYOUTS", {}) for family in FAMILIES if name in family.MODELS)
 
 
 def initialize(model, key, image_size):

@@ -1,5 +1,7 @@
 """ConvNet-d: the small network of the distillation literature, with the BatchNorm of RDED (arXiv 2312.03526)."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
@@ -62,3 +64,7 @@ class ConvNet(nn.Module):
 def _halve(x):
     """2x2 average pool, an odd last row or column dropped (`nn.avg_pool` breaks strict dtype promotion)."""
     return nn.pooling.pool(x, 0.0, lax.add, (2, 2), (2, 2), "VALID") / 4
+
+
+MODELS = {f"convnet{depth}": partial(ConvNet, depth=depth) for depth in (3, 4, 5, 6)}
+MODELS |= {f"{name}_in": partial(convnet, norm="instance") for name, convnet in MODELS.items()}

@@ -103,3 +103,11 @@ class ResNet(nn.Module):
         x = _conv(self.width, 7 if large else 3, stride=2 if large else 1, dtype=self.dtype, name="conv_stem")(x)
         x = nn.relu(_norm(not train, self.bn_momentum, self.dtype, x, name="norm_stem"))
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1))) if large else x
+
+
+_RESNETS = {
+    "resnet18": partial(ResNet, stage_sizes=(2, 2, 2, 2), bottleneck=False),
+    "resnet50": partial(ResNet, stage_sizes=(3, 4, 6, 3), bottleneck=True),
+    "resnet101": partial(ResNet, stage_sizes=(3, 4, 23, 3), bottleneck=True),
+}
+MODELS = {**_RESNETS, **{f"{name}_cifar": partial(resnet, stem="cifar") for name, resnet in _RESNETS.items()}}
