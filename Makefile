@@ -8,10 +8,10 @@ demo: $(VENV)/.runtime
 	$(BIN)/python main.py --workdir=runs/demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 test-parity: $(VENV)/.parity
-	$(BIN)/python -m pytest -q tests_parity
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests_parity
 
 bench: $(VENV)/.bench
 	$(BIN)/python experiments/benchmarks/run.py

@@ -8,7 +8,7 @@ setup(
     description="InfoUtil dataset distillation in JAX: real images to a few images per class, every bit and seed accounted for",
     python_requires=">=3.11",
     packages=find_packages(include=["infoutil_jax", "infoutil_jax.*"]),
-    package_data={"infoutil_jax": ["report.html.j2"]},
+    package_data={"infoutil_jax": ["report.html.j2", "data/class_orders/*.txt"]},
     install_requires=[
         "jax>=0.7.2",
         "flax>=0.11.2",
@@ -23,12 +23,13 @@ setup(
         "google-crc32c>=1.8",  # the TFRecord format's checksum, at memory speed
         "safetensors>=0.8.0",  # reads weights from elsewhere; no code can hide in such a file
         "Pillow>=12.3",  # decodes and encodes images; older versions have known holes
+        "scipy>=1.15",  # the assignment behind the hint on a teacher's class order
         "scikit-learn>=1.6",  # ships the embedded data: real scanned digits and two photographs
         "tqdm>=4.67",  # progress with rate and ETA
         "Jinja2>=3.1.6",  # report.html, with escaping on
     ],
     extras_require={
-        "test": ["pytest>=9", "hypothesis>=6.150"],
+        "test": ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6.150"],  # xdist: the suite on two cores at once
         "parity": [  # oracles of the models, of the weights' layouts and of the record format
             "torch==2.13.0",
             "torchvision==0.28.0",

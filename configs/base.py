@@ -1,6 +1,24 @@
-"""Every key once. Other configs start from this one and set the lines that differ."""
+"""Every key once. Other configs start from this one and set the lines that differ.
 
-from ml_collections import ConfigDict
+Keys with a value for each recipe take the one of `--config.recipe`, until they are set themselves. `rded` is RDED's
+code, `infoutil` that with AutoAugment, `modern` what later papers agree on: docs/recipes.md.
+"""
+
+from collections import namedtuple
+
+from ml_collections import ConfigDict, FieldReference
+
+Operation = namedtuple("Operation", "fn args")  # the form that a FieldReference wants
+
+
+def follow(rule, *keys):
+    """rule(*values of `keys`), references to keys of a config, as a value that follows them until it is set itself."""
+    return FieldReference(rule(*(key.get() for key in keys)), op=Operation(lambda _, *values: rule(*values), keys))
+
+
+def by_recipe(c, **values):
+    """One of `values`, by the recipe, rded's where it has none: by_recipe(c, rded=300, modern=1000)."""
+    return follow(lambda recipe: values.get(recipe, values["rded"]), c.get_ref("recipe"))
 
 
 def get_config():
@@ -8,9 +26,11 @@ def get_config():
     c.name = "run"  # start of the name of a new workdir
     c.seed = 0  # all draws of distillation; student i of `evaluate.seeds` uses seed + i
     c.ipc = 10  # distilled images per class
+    c.recipe = "rded"  # how students are trained: rded | infoutil | modern; gives some keys of `evaluate` their values
     c.candidates = 300  # real images a class may choose from (a random choice of them; fewer where it has fewer)
     # the first fills distilled/, the others are its controls:
     # infoutil | random_images (whole) | random_mosaics (2x2 of whole) | random_crops (same window, anywhere) | rded
+    # | herding | k_means (coresets of whole images)
     c.methods = ("infoutil", "random_images", "random_crops", "rded")
 
     c.data = ConfigDict()
@@ -19,7 +39,9 @@ def get_config():
     c.data.path = ""  # folder: root of SPLIT/CLASS/*, both splits; tfds: data_dir ('' = TFDS's own)
     c.data.train_split = "train"
     c.data.val_split = "test"  # folder: usually 'val'
-    c.data.image_size = 32  # pixels; images are resized to size // 7 * 8 and centre-cropped unless they fit already
+    c.data.image_size = 32  # pixels; images are resized and centre-cropped unless they fit already
+    c.data.crop_share = 0.0  # image_size / shorter side after the resize (timm's crop_pct); 0 = RDED's size // 7 * 8
+    c.data.interpolation = "bilinear"  # bilinear | bicubic
     c.data.mean = (0.485, 0.456, 0.406)  # ImageNet's, as RDED uses for every data set
     c.data.std = (0.229, 0.224, 0.225)
     c.data.flip = True  # whether a mirrored image is still of its class
@@ -42,13 +64,19 @@ def get_config():
     c.teacher.data_parallel = False  # spread batches over all devices; their number then changes last bits
     c.teacher.checkpoint_epochs = 1  # an interrupted training goes on from the last multiple of this
     c.teacher.min_times_chance = 2.0  # refuse a teacher below this multiple of chance
+    c.teacher.weights = ""  # a .safetensors file instead of training, docs/teachers.md; its own mean, std, resize hold
+    c.teacher.weights_sha256 = ""  # refuse a file with another SHA-256; '' = the run prints the line to set
+    c.teacher.weights_top1 = 0.0  # accuracy the weights are known for, in [0, 1]; 0 = the file's own record, or unknown
+    c.teacher.weights_tolerance = 0.02  # refuse weights that are further from it on the validation split
+    c.teacher.early_weights = ""  # of the early teacher; '' = the same weights
+    c.teacher.early_weights_sha256 = ""
 
     c.attribute = ConfigDict()
     c.attribute.grid = 4  # G: players are the cells of a G x G grid
     c.attribute.baseline = "zero"  # absent patches: zero in normalised space | mean_colour of the image | blur
     c.attribute.value = "logit"  # v(S): logit | probability of the target class
     c.attribute.target = "label"  # label | predicted
-    c.attribute.estimator = "odd_gp"  # odd_gp | leverage_shap | kernel_shap (Captum's) | permutation | exact
+    c.attribute.estimator = "odd_gp"  # odd_gp | leverage_shap | kernel_shap (Captum's) | permutation | exact | grad_cam
     c.attribute.budget = 128  # teacher evaluations per image, empty and full coalition included; 2**(G*G) is exact
     c.attribute.precision = "float32"  # float32 | bfloat16, of the forward passes
     c.attribute.micro_batch = 0  # masked images per forward pass and device; 0 = 16 on a CPU, else by the memory
@@ -66,7 +94,9 @@ def get_config():
     c.score.batch_size = 16  # crops per call and device
 
     c.select = ConfigDict()
-    c.select.rule = "largest_gradient_norm"  # smallest_ | middle_gradient_norm | largest_correct | lowest_loss | random
+    # largest_ | smallest_ | middle_gradient_norm | largest_correct | lowest_loss | random
+    # | herding | k_means | forgetting (coresets, of whole images: see the methods)
+    c.select.rule = "largest_gradient_norm"
     c.select.pool = "all"  # all crops compete | best_per_image
     c.select.duplicates = True  # whether the same box of the same image may be kept twice
 
@@ -81,17 +111,26 @@ def get_config():
     c.evaluate.model = c.teacher.get_oneway_ref("model")  # follows the teacher's until it is set itself
     c.evaluate.width = c.teacher.get_oneway_ref("width")
     c.evaluate.epochs = 300
-    c.evaluate.batch_size = 0  # 0 = RDED's: 10 at IPC 1, 50 at IPC 10, 100 at IPC 50, twice that from 100 classes on
+    # 0 = RDED's: 10 at IPC 1, 50 at IPC 10, 100 at IPC 50, twice that from 100 classes on
+    c.evaluate.batch_size = by_recipe(c, rded=0, modern=100)
     c.evaluate.learning_rate = 1e-3
+    c.evaluate.schedule = by_recipe(c, rded="half_cosine", modern="ssrs")  # or cosine; ssrs: half_cosine, a line to 0
     c.evaluate.weight_decay = 0.01  # on kernels only
+    c.evaluate.ema = by_recipe(c, rded=0.0, modern=0.99)  # decay of the averaged weights that are tested
+    c.evaluate.loss = by_recipe(c, rded="kl", modern="mse")  # kl: of softened probabilities; mse: of logits
     c.evaluate.temperature = 20.0
+    c.evaluate.class_weight = by_recipe(c, rded=0.0, modern=0.025)  # of an added cross-entropy with the classes
     c.evaluate.labels = "online"  # online (teacher on the mixed batch) | stored (the set's patch logits) | hard
     c.evaluate.cutmix = True
-    c.evaluate.min_scale = 0.0  # least area of the random resized crop; 0 = RDED's 1 / compose.factor, for every method
-    c.evaluate.zoom = 0.0  # share of views that show one cell of a zoom_grid x zoom_grid partition at full size
+    c.evaluate.min_scale = by_recipe(c, rded=0.0, modern=0.25)  # least area of a view; 0 = RDED's 1 / compose.factor
+    # share of views that show one cell of a zoom_grid x zoom_grid partition at full size; modern: 1 - 1 / F^2
+    zoom = lambda recipe, factor: 1 - 1 / factor**2 if recipe == "modern" else 0.0
+    c.evaluate.zoom = follow(zoom, c.get_ref("recipe"), c.compose.get_ref("factor"))
     c.evaluate.zoom_grid = 2
     c.evaluate.shuffle = True  # RDED's ShufflePatches on mosaics
-    c.evaluate.bn_momentum = 0.81  # RDED updates running statistics twice a step; 0.9 = once
+    # of each view: none | autoaugment_cifar10 | autoaugment_imagenet | randaugment
+    c.evaluate.augment = by_recipe(c, rded="none", infoutil="autoaugment_imagenet", modern="randaugment")
+    c.evaluate.bn_momentum = by_recipe(c, rded=0.81, modern=0.9)  # RDED updates running statistics twice a step
     c.evaluate.test_every = 10  # epochs between tests in the last fifth of training
     c.evaluate.seeds = 3
     c.evaluate.hard_seeds = 3  # students of the hard-label column

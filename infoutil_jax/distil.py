@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from infoutil_jax import records, store
-from infoutil_jax.attribution.shapley import Design
 from infoutil_jax.clock import CLOCK
 from infoutil_jax.errors import DataError
 from infoutil_jax.keys import generator
@@ -29,7 +28,7 @@ class Method(NamedTuple):
 
     config: Config  # with the method's differences
     teacher: Teacher
-    coalitions: Design
+    coalitions: object  # what attribute.design gave
     artifacts: Path
     origin: str  # fingerprint of the data, the seed and the candidate pool
 
@@ -112,17 +111,24 @@ def cut(method: Method, candidates: Candidates, phi_MGG) -> tuple[crop.Crops, np
 
 def scores_of(method: Method, candidates: Candidates, crops: crop.Crops, crops_u8) -> Scores:
     """What the selection rule needs to know of every crop, and no more."""
-    config, teacher = method.config, method.teacher
-    if config.select.rule == "random":
-        nothing = np.full(crops_u8.shape[:2], np.nan, np.float32)
-        return Scores(nothing, np.zeros(nothing.shape, bool), nothing)
-    gradients, parts = config.select.rule in select.GRADIENT_RULES, [config.attribute, config.crop, config.score]
+    config, teacher, rule = method.config, method.teacher, method.config.select.rule
+    unknown = np.full(crops_u8.shape[:2], np.nan, np.float32)
+    nothing = Scores(unknown, np.zeros(unknown.shape, bool), unknown)
+    if rule == "random":
+        return nothing
+    if rule == "forgetting":
+        counts_M1 = np.array([[teacher.forgotten[name]] for name in candidates.ids], np.int32)
+        return nothing._replace(forgotten=np.broadcast_to(counts_M1, unknown.shape))
+    gradients, parts = rule in select.GRADIENT_RULES, [config.attribute, config.crop, config.score]
+    wanted = "features" if rule in select.FEATURE_RULES else gradients
     name = store.fingerprint(
         "score", attribute.VERSION, crop.VERSION, score.VERSION, [dataclasses.asdict(p) for p in parts], method.tile,
-        gradients, teacher.record[config.score.teacher]["sha256"], teacher.record["converged"]["sha256"], method.origin,
+        wanted, teacher.record[config.score.teacher]["sha256"], teacher.record["converged"]["sha256"], method.origin,
     )  # fmt: skip
 
     def compute():
+        if rule in select.FEATURE_RULES:
+            return nothing._replace(features=_features(method, crops_u8, candidates.label))
         return _score(method, crops_u8, candidates.label, with_gradients=gradients)
 
     return store.cached(method.artifacts / "score" / name / f"{candidates.label}.npz", Scores, compute)
@@ -133,6 +139,13 @@ def _score(method: Method, crops_u8, label: int, *, with_gradients: bool) -> Sco
     config, network = method.config, method.teacher.network
     variables, side = method.teacher.variables(config.score.teacher), config.data.image_size
     return score.run(config.score, network, variables, crops_u8, label, side, with_gradients=with_gradients)
+
+
+@CLOCK.stage("score")
+def _features(method: Method, crops_u8, label: int) -> np.ndarray:
+    config, network = method.config, method.teacher.network
+    variables, side = method.teacher.variables(config.score.teacher), config.data.image_size
+    return score.features(config.score, network, variables, crops_u8, label, side)
 
 
 def _gradient_norms(method: Method, scores: Scores, rows, tiles_u8, label: int):

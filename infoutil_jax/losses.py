@@ -23,3 +23,8 @@ def distillation(logits_BK, target_BK, temperature: float):
     log_q = jax.nn.log_softmax(logits_BK / temperature)
     log_p = jnp.log(jnp.where(target_BK > 0, target_BK, 1.0))
     return jnp.sum(target_BK * (log_p - log_q), axis=-1)
+
+
+def squared_error(logits_BK, target_BK):
+    """Mean over the classes of (logit - target logit)^2, shape (B,)."""
+    return jnp.mean(jnp.square(logits_BK - target_BK), axis=-1)

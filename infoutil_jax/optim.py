@@ -17,6 +17,27 @@ def half_speed_cosine(peak: float, steps_per_epoch: int, epochs: int):
     return schedule
 
 
+def cosine(peak: float, steps_per_epoch: int, epochs: int):
+    """peak * (1 + cos(pi t)) / 2 over the steps: from `peak` to 0."""
+    return lambda step: peak * 0.5 * (1 + jnp.cos(math.pi * jnp.float32(step) / (steps_per_epoch * epochs)))
+
+
+def ssrs(peak: float, steps_per_epoch: int, epochs: int):
+    """EDC's smoothing schedule (arXiv 2404.13733): half-speed cosine for 5/6 of training, then linear to 0."""
+    cosine_part = half_speed_cosine(peak, steps_per_epoch, epochs)
+    turn = 5 * epochs // 6
+
+    def schedule(step):
+        epoch = step // steps_per_epoch
+        falling = cosine_part(turn * steps_per_epoch) * jnp.float32(epochs - epoch) / (epochs - turn)
+        return jnp.where(epoch < turn, cosine_part(step), falling)
+
+    return schedule
+
+
+SCHEDULES = {"half_cosine": half_speed_cosine, "cosine": cosine, "ssrs": ssrs}
+
+
 def warmup_cosine(peak: float, warmup_steps: int, total_steps: int):
     """Linear from 0 to `peak`, then a cosine to 0."""
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, max(total_steps, warmup_steps + 1))

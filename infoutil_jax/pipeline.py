@@ -12,11 +12,23 @@ from pathlib import Path
 
 import numpy as np
 
-from infoutil_jax import __version__, clock, data, distil, parallel, records, results, selfcheck, store
+from infoutil_jax import (
+    __version__,
+    clock,
+    data,
+    distil,
+    parallel,
+    pretrained,
+    records,
+    results,
+    selfcheck,
+    store,
+    teachers,
+)
 from infoutil_jax.clock import CLOCK
 from infoutil_jax.data.batches import load_ahead
-from infoutil_jax.errors import ConfigError, CorruptArtifact
-from infoutil_jax.progress import track
+from infoutil_jax.errors import ConfigError
+from infoutil_jax.progress import say, track
 from infoutil_jax.settings import Config, for_method
 from infoutil_jax.stages import attribute, evaluate
 from infoutil_jax.stages import teacher as teacher_stage
@@ -26,13 +38,10 @@ TIMING = "timing.json"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "pillow")
 
 
-def say(text: str) -> None:
-    print(text, flush=True)
-
-
 def run(config: Config, *, workdir: str = "", artifacts: str = "") -> Path:
     """Distils by every method of `config`, trains students on what was written, prints the table -> the workdir."""
     CLOCK.restart()
+    config, notes = pretrained.adopt(config)
     if workdir:
         _require_same_run(config, Path(workdir))
     selfcheck.run()
@@ -40,9 +49,9 @@ def run(config: Config, *, workdir: str = "", artifacts: str = "") -> Path:
     workdir = Path(workdir) if workdir else store.new_workdir(Path("runs"), config.name)
     store.write_json(workdir / RECORD, results.plain(config))
     artifacts = Path(artifacts) if artifacts else workdir / "artifacts"
-    say(f"{config.name}: {parallel.describe()}, workdir {workdir}")
+    say("\n".join([f"{config.name}: {parallel.describe()}, workdir {workdir}", *notes]))
     with _keeping_time(workdir / TIMING):
-        teacher = obtain_teacher(config, dataset, artifacts)
+        teacher = teachers.obtain(config, dataset, artifacts)
         directories = write_sets(config, dataset, teacher, workdir, artifacts)
         table = evaluate_sets(config, dataset, teacher, directories, artifacts)
     timing = _timing(workdir / TIMING)
@@ -104,51 +113,6 @@ def _git_commit() -> str:
     except FileNotFoundError:
         return "unknown"
     return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else "unknown"
-
-
-def obtain_teacher(config: Config, dataset, artifacts: Path) -> teacher_stage.Teacher:
-    """The trained teacher, from disk where it was trained before; weights are checked against their recorded hashes."""
-    settings, shape = config.teacher, (len(dataset.class_names), config.data.mean, config.data.std)
-    network = teacher_stage.build_network(settings.model, settings.width, *shape)
-    identity = distil.data_identity(config, dataset)
-    name = store.fingerprint(
-        "teacher", teacher_stage.VERSION, dataclasses.asdict(settings), shape, config.data.flip, identity
-    )  # fmt: skip
-    directory = artifacts / "teacher" / name
-    snapshots, progress = store.Checkpoints(directory / "snapshots"), store.Checkpoints(directory / "progress", keep=2)
-    side, epochs = config.data.image_size, (settings.early_epoch, settings.epochs)
-    if not set(epochs) <= set(snapshots.steps()):
-        stores = {"progress": progress, "snapshots": snapshots}
-        with CLOCK.stage("teacher"):
-            teacher_stage.run(settings, network, dataset, config.seed, side=side, flip=config.data.flip, **stores)
-    like = teacher_stage.blank_variables(network, side)
-    early, converged = (snapshots.restore(epoch, like) for epoch in epochs)
-    snapshots.close()
-    progress.close()
-    record = _teacher_record(config, network, dataset, directory / "teacher.json", early, converged)
-    for which in ("early", "converged"):
-        seen = record[which]
-        say(f"teacher ({which}, epoch {seen['epoch']}): {seen['top1']:.2%} on {seen['count']} validation images")
-    return teacher_stage.Teacher(network, early, converged, record)
-
-
-def _teacher_record(config: Config, network, dataset, path: Path, early, converged) -> dict:
-    """Epoch, weights' hash and accuracy of both snapshots, measured once."""
-    weights = {"early": (config.teacher.early_epoch, early), "converged": (config.teacher.epochs, converged)}
-    hashes = {which: store.tree_hash(variables) for which, (_, variables) in weights.items()}
-    if not path.exists():
-        measured = {"model": config.teacher.model}
-        for which, (epoch, variables) in weights.items():
-            with CLOCK.stage("teacher"):
-                accuracy = teacher_stage.examine(config.teacher, network, variables, dataset, which)
-            measured[which] = {"epoch": epoch, "sha256": hashes[which], **accuracy}
-        store.write_json(path, measured)
-    record = store.read_json(path)
-    for which, sha256 in hashes.items():
-        if record[which]["sha256"] != sha256:
-            fault = f"the {which} teacher's weights are not those that were measured"
-            raise CorruptArtifact(f"{path}: {fault}; delete {path.parent} to train again.")
-    return record
 
 
 def write_sets(config: Config, dataset, teacher, workdir: Path, artifacts: Path) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from infoutil_jax import parallel
+from infoutil_jax import parallel, pretrained
 from infoutil_jax.checks import nearest
 from infoutil_jax.errors import ConfigError, DataError
 from infoutil_jax.settings import Config, for_method
@@ -21,6 +21,7 @@ KNOWN_SIZES = {  # of what TFDS has to build first: training and validation imag
     "cifar10": (50_000, 10_000),
     "cifar100": (50_000, 10_000),
     "fashion_mnist": (60_000, 10_000),
+    "imagenette": (9_469, 3_925),
 }
 PNG_SHARE = 0.8  # of raw pixels, photographs; digits and graphics take less
 BACKWARD = 3  # a gradient costs about three forward passes
@@ -69,8 +70,9 @@ def _tfds_source(settings) -> Source:
     builder = _tfds_builder(settings)
     if "label" not in builder.info.features:
         raise DataError(f"data.name={settings.name!r} has no feature 'label'; choose an image-classification dataset.")
-    recipe = f"tfds build {builder.name} --file_format=array_record (needs tensorflow)"
-    missing = "" if builder.info.splits else f"{builder.name} is not prepared in {builder.data_dir}: {recipe}"
+    name = "/".join(filter(None, (builder.name, builder.builder_config and builder.builder_config.name)))
+    recipe = f"tfds build {name} --file_format=array_record (needs tensorflow)"
+    missing = "" if builder.info.splits else f"{name} is not prepared in {builder.data_dir}: {recipe}"
     return Source(builder.info.features["label"].num_classes, *_tfds_sizes(settings, builder), missing)
 
 
@@ -148,6 +150,14 @@ def _data_line(source: Source) -> str:
     return f"data            {source.n_classes:,} classes, {train} training and {val} validation images"
 
 
+def _teacher_line(settings, source: Source, flops: float) -> str:
+    if settings.weights:
+        files = ", ".join(filter(None, (settings.weights, settings.early_weights)))
+        return f"teacher         from {files}: 0 FLOP of training"
+    training = _unit(BACKWARD * flops * source.n_train * settings.epochs, "FLOP")
+    return f"teacher         {settings.epochs} epochs: {training if source.n_train else 'size of the data unknown'}"
+
+
 def _disk_and_memory_lines(config: Config, source: Source, network, n_parameters: int) -> list[str]:
     micro_batch = attribute.micro_batch(config.attribute, network, config.data.image_size)
     host, device = (_unit(n, "B", 1024) for n in _memory(config, n_parameters, micro_batch))
@@ -163,19 +173,21 @@ def describe(config: Config) -> str:
 
     Raises ConfigError or DataError for a dataset or split that does not exist.
     """
+    absent = pretrained.absent(config.teacher)
+    config, notes = (config, []) if absent else pretrained.adopt(config)
     source, teacher = source_of(config), config.teacher
     network = build_network(teacher.model, teacher.width, source.n_classes, config.data.mean, config.data.std)
     flops, n_parameters = forward_cost(network, config.data.image_size)
-    training = _unit(BACKWARD * flops * source.n_train * teacher.epochs, "FLOP")
     name = " ".join(filter(None, (config.data.source, config.data.name or config.data.path)))
     return "\n".join([
         f"plan of {config.name}: {name} at {config.data.image_size} px, IPC {config.ipc}",
         _data_line(source),
         f"devices         {parallel.describe()}",
         f"network         {teacher.model}: {n_parameters:,} parameters, {_unit(flops, 'FLOP')} a forward pass",
-        f"teacher         {teacher.epochs} epochs: {training if source.n_train else 'size of the data unknown'}",
+        _teacher_line(teacher, source, flops),
+        *notes,
         *(_distil_line(for_method(config, method), method, source, flops) for method in config.methods),
         _student_line(config, source, flops),
         *_disk_and_memory_lines(config, source, network, n_parameters),
-        f"missing         {source.missing or 'nothing'}",
+        f"missing         {'; '.join(filter(None, [source.missing, *absent])) or 'nothing'}",
     ])

@@ -6,6 +6,11 @@ import time
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def say(text: str) -> None:
+    """A line for whoever watches, on stdout, at once."""
+    print(text, flush=True)
+
+
 def track(items, label: str, *, total: int, unit: str = "it"):
     """Yields `items`, reporting on stderr how many of `total` are done, the rate and the time left."""
     if sys.stderr.isatty():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from infoutil_jax import clock, distil, pictures, records, report, store
-from infoutil_jax.metrics import mean_std
+from infoutil_jax.metrics import label_robust_score, mean_std
 from infoutil_jax.settings import Config, for_method
 from infoutil_jax.stages import attribute
 
@@ -17,6 +17,9 @@ TITLES = {
     "infoutil": "InfoUtil",
     "random_images": "random images",
     "random_mosaics": "random mosaics",
+    "herding": "herding",
+    "k_means": "k-means",
+    "forgetting": "forgetting",
     "random_crops": "random crops",
     "rded": "RDED",
 }
@@ -48,39 +51,69 @@ def differences(before: dict, now: dict, prefix: str = "") -> list[str]:
     return lines
 
 
-def _percent(values) -> str:
+def percent(values) -> str:
+    """Mean and standard deviation of fractions over seeds, in percent."""
     mean, std = mean_std(values)
     return f"{100 * mean:.1f} ± {100 * std:.1f}" if len(values) > 1 else f"{100 * mean:.1f}"
+
+
+def final(curves, column: int = 1) -> list[float]:
+    """Top-1 (or column 2, top-5) of every seed's last epoch."""
+    return [curve[-1][column] for curve in curves]
+
+
+def statistics(values: list[float]) -> dict:
+    """Mean, standard deviation (n - 1) and the values themselves."""
+    return dict(zip(("mean", "std"), mean_std(values))) | {"seeds": values}
 
 
 def summarise(table: Table) -> dict:
     """method -> labels -> mean, standard deviation (n - 1) and seeds of final, top-5 and best-epoch accuracy."""
 
     def of(curves):
-        final, top5 = ([c[-1][i] for c in curves] for i in (1, 2))
         best = [max(point[1] for point in c) for c in curves]
-        named = {"top1": final, "top5": top5, "best_epoch_top1": best}
-        return {k: {"mean": mean_std(v)[0], "std": mean_std(v)[1], "seeds": v} for k, v in named.items()}
+        named = {"top1": final(curves), "top5": final(curves, 2), "best_epoch_top1": best}
+        return {k: statistics(v) for k, v in named.items()}
 
     return {
         method: {labels: of(curves) for labels, curves in by.items() if curves} for method, by in table.curves.items()
     }
 
 
+def label_robust_scores(config: Config, teacher, table: Table) -> dict[str, list[float]]:
+    """method -> DD-Ranking's label-robust score of every seed that has both a soft and a hard student.
+
+    Empty where an ingredient is missing: students of random images, a hard-label column, or the students' own network
+    trained on all real images, which is the converged teacher where both have one architecture.
+    """
+    same = (config.teacher.model, config.teacher.width) == (config.evaluate.model, config.evaluate.width)
+    random = final(table.curves.get("random_images", {}).get(table.labels, []))
+    if not (same and random):
+        return {}
+    full = teacher.record["converged"]["top1"]
+    seeds = lambda by: zip(final(by.get("hard", [])), final(by[table.labels]), random)
+    scores = {method: [float(label_robust_score(full, *s)) for s in seeds(by)] for method, by in table.curves.items()}
+    return {method: values for method, values in scores.items() if values}
+
+
 def rows(config: Config, teacher, table: Table) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of the table, in percent."""
     hard = any("hard" in by for by in table.curves.values()) and table.labels != "hard"
-    columns = ["method", "patches", "top-1", "best epoch"] + (["hard labels"] if hard else [])
+    robust = label_robust_scores(config, teacher, table)
+    columns = ["method", "patches", "top-1", "top-5", "best epoch"] + ["hard labels"] * hard + ["LRS"] * bool(robust)
     body = []
     for method, by in table.curves.items():
-        final, best = [c[-1][1] for c in by[table.labels]], [max(p[1] for p in c) for c in by[table.labels]]
-        cells = [TITLES[method], f"{for_method(config, method).compose.factor ** 2}", _percent(final), _percent(best)]
-        body.append(cells + ([_percent([c[-1][1] for c in by["hard"]])] if hard else []))
-    extra = [("1-nearest neighbour on random real images", _percent(table.neighbour))]
+        curves = by[table.labels]
+        values = [final(curves), final(curves, 2), [max(p[1] for p in c) for c in curves]]
+        values += ([final(by["hard"])] if hard else []) + ([robust[method]] if robust else [])
+        cells = [TITLES[method], f"{for_method(config, method).compose.factor ** 2}"]
+        body.append(cells + [percent(v) for v in values])
+    extra = [("1-nearest neighbour on random real images", percent(table.neighbour), "")]
     for which in ("early", "converged"):
         seen = teacher.record[which]
-        extra.append((f"teacher, {which} (epoch {seen['epoch']})", f"{100 * seen['top1']:.1f}"))
-    return columns, body + [[name, "", value] + [""] * (len(columns) - 3) for name, value in extra]
+        name = f"teacher, {which} ({seen.get('file') or 'epoch ' + str(seen['epoch'])})"
+        extra.append((name, f"{100 * seen['top1']:.1f}", f"{100 * seen['top5']:.1f}"))
+    return columns, body + [[name, "", *values] + [""] * (len(columns) - 4) for name, *values in extra]
 
 
 def note(config: Config, dataset_name: str, table: Table) -> str:
@@ -92,7 +125,8 @@ def note(config: Config, dataset_name: str, table: Table) -> str:
         f"{dataset_name}, IPC {config.ipc}: accuracy in % of students ({settings.model}, {settings.epochs} epochs, "
         f"{table.labels} labels from the {config.label.teacher} teacher) on the validation split; "
         f"mean ± standard deviation, {seeds}. "
-        "top-1 is of the final epoch; 'best epoch' is picked by validation accuracy and so flatters."
+        "top-1 and top-5 are of the final epoch; 'best epoch' is picked by validation accuracy and so flatters. "
+        "LRS, where it can be had, is DD-Ranking's label-robust score, 0 to 100."
     )
 
 
@@ -150,6 +184,7 @@ def publish(
         "command": " ".join(["python", *sys.argv]), "config": plain(config), "environment": environment,
         "teacher": teacher.record, "methods": summarise(table), "curves": table.curves,
         "nearest_neighbour": dict(zip(("mean", "std"), mean_std(table.neighbour))),
+        "label_robust_score": {m: statistics(v) for m, v in label_robust_scores(config, teacher, table).items()},
     }  # fmt: skip
     store.write_json(workdir / "results.json", results)
     page = report.Report(

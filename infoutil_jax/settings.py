@@ -10,10 +10,14 @@ from infoutil_jax.stages import attribute, compose, crop, evaluate, label, score
 
 RANDOM = {"select": {"rule": "random", "pool": "best_per_image"}}
 WHOLE = {"crop": {"rule": "whole"}} | RANDOM
+RECIPES = ("rded", "infoutil", "modern")
 METHODS = {
     "infoutil": {},
     "random_images": WHOLE | {"compose": {"factor": 1}},
     "random_mosaics": WHOLE | {"compose": {"factor": 2}},
+    "herding": WHOLE | {"compose": {"factor": 1}, "select": {"rule": "herding", "pool": "best_per_image"}},
+    "forgetting": WHOLE | {"compose": {"factor": 1}, "select": {"rule": "forgetting", "pool": "best_per_image"}},
+    "k_means": WHOLE | {"compose": {"factor": 1}, "select": {"rule": "k_means", "pool": "best_per_image"}},
     "random_crops": {"crop": {"rule": "random_window"}} | RANDOM,
     "rded": {
         "crop": {"rule": "random_resized", "per_image": 5},
@@ -31,6 +35,7 @@ class Config:
     name: str
     seed: int
     ipc: int
+    recipe: str  # one of RECIPES; gave keys of `evaluate` their values in configs/base.py, nothing else reads it
     candidates: int
     methods: tuple[str, ...]
     data: data.Settings
@@ -46,6 +51,7 @@ class Config:
     def __post_init__(self):
         in_range("seed", self.seed, 0, 2**32 - 1)  # JAX keys see the lowest 32 bits only
         in_range("ipc", self.ipc, 1)
+        one_of("recipe", self.recipe, RECIPES)
         in_range("candidates", self.candidates, 1)
         in_range("crop.window", self.crop.window, 1, self.attribute.grid)
         if not self.methods:

@@ -52,19 +52,23 @@ def create_state(variables, optimizer) -> TrainState:
     return TrainState(params, variables.get("batch_stats", {}), optimizer.init(params), jnp.int32(0))
 
 
-def update(network: Network, optimizer, state: TrainState, images, loss_of_logits):
-    """One step on images (B, H, W, 3) in [0, 1]; `loss_of_logits` maps (B, K) to a scalar. Returns (state, loss)."""
+def update(network: Network, optimizer, state: TrainState, key, images, loss_of_logits):
+    """One step on images (B, H, W, 3) in [0, 1]; `loss_of_logits` maps (B, K) to a scalar: (state, loss, logits).
+
+    `key` draws dropout and stochastic depth, in networks that have them.
+    """
 
     def loss_fn(params):
         variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, new = network.model.apply(variables, network.normalize(images), train=True, mutable=["batch_stats"])
-        return loss_of_logits(logits), new.get("batch_stats", {})
+        options = dict(train=True, mutable=["batch_stats"], rngs={"dropout": key})
+        logits, new = network.model.apply(variables, network.normalize(images), **options)
+        return loss_of_logits(logits), (new.get("batch_stats", {}), logits)
 
-    (loss, batch_stats), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    (loss, (batch_stats, logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes its integer step count with floats
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(params, batch_stats, opt_state, state.step + 1), loss
+    return TrainState(params, batch_stats, opt_state, state.step + 1), loss, logits
 
 
 def chunked(batches, ends: list[int], most: int):

@@ -20,6 +20,8 @@ class Scores(NamedTuple):
     loss: np.ndarray  # float32, cross-entropy in nats
     correct: np.ndarray  # bool
     gradient_norm: np.ndarray  # float32; NaN where it was not asked for
+    features: np.ndarray = np.zeros(0, np.float32)  # (M, R, D), the classifier's input; empty where not asked for
+    forgotten: np.ndarray = np.zeros(0, np.int32)  # times in the teacher's training; empty where not asked for
 
 
 class DistilledImage(NamedTuple):

@@ -13,21 +13,22 @@ PACKAGE = ROOT / "infoutil_jax"
 # From the ground up. A module may import from the layers below its own, and from its own folder unless that is stages.
 LAYERS = [
     ["errors", "types", "keys", "losses", "metrics", "optim"],
-    ["checks", "clock", "compilation", "progress", "tfrecord", "store", "utility"],
+    ["checks", "clock", "compilation", "progress", "tfrecord", "store", "utility", "coresets"],
     ["parallel", "data", "models", "attribution", "records", "pictures"],
-    ["train", "layerwise", "report"],
-    ["stages", "selfcheck"],
+    ["train", "layerwise", "report", "weights"],
+    ["stages", "selfcheck", "pretrained"],
     ["settings"],
     ["config", "distil", "plan"],
-    ["results"],
+    ["results", "teachers"],
     ["pipeline"],
 ]
 DOORS = {  # library -> the only modules that may import it, at their top or inside a function
     "ml_collections": {"config"},
     "absl": {"config"},
     "orbax": {"store"},
+    "safetensors": {"weights"},
     "tensorflow_datasets": {"data.tfds_source", "plan", "records"},
-    "sklearn": {"data.digits"},
+    "sklearn": {"data.digits", "coresets"},
     "jinja2": {"report"},
     "google_crc32c": {"tfrecord"},
     "tqdm": {"progress"},

@@ -205,6 +205,30 @@ def test_fit_is_antialiased_resize_then_centre_crop(height, width, size):
     assert abs(actual - expected).max() <= 1.1  # Pillow rounds to 8 bits after each of its two passes
 
 
+# (size, crop share) -> the shorter side after the resize: 256 of torchvision's 224, 235 of timm's 0.95, 260 of Swin's
+SHARES = [
+    (224, 0.875, 256),
+    (224, 0.95, 235),
+    (224, 1.0, 224),
+    (256, 256 / 260, 260),
+    (32, 0.875, 36),
+    (224, 224 / 232, 232),
+]
+
+
+@pytest.mark.parametrize("size, share, shorter", SHARES)
+def test_fit_takes_the_given_share(size, share, shorter, monkeypatch):
+    resize, seen = Image.Image.resize, []
+    monkeypatch.setattr(Image.Image, "resize", lambda self, *a: seen.append(a) or resize(self, *a))
+    image_u8 = RNG.integers(0, 256, (300, 400, 3), np.uint8)
+    fitted = fit(image_u8, size, share, "bicubic")
+    resized = np.asarray(resize(Image.fromarray(image_u8), (400 * shorter // 300, shorter), Image.Resampling.BICUBIC))
+    top, left = round((shorter - size) / 2), round((resized.shape[1] - size) / 2)
+    assert seen == [((400 * shorter // 300, shorter), Image.Resampling.BICUBIC)]
+    np.testing.assert_array_equal(fitted, resized[top : top + size, left : left + size])
+    assert not np.array_equal(fitted, fit(image_u8, size, share))  # bilinear is another
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 3000), (3000, 1), (2, 3), (31, 32)])
 def test_fit_of_extreme_shapes(shape, monkeypatch):
     resize, sizes = Image.Image.resize, []

@@ -211,3 +211,15 @@ def test_images_are_fitted_and_their_size_is_not_part_of_the_id(root):
     small, large = open_root(root, image_size=16), open_root(root, image_size=64)
     assert small.train.images([0]).shape == (1, 16, 16, 3) and large.val.images([0, 5]).shape == (2, 64, 64, 3)
     assert small.content_id == large.content_id
+
+
+def test_the_resize_rule_reaches_the_images_and_the_id(root):
+    path = root / "train" / "Bee" / "0.png"
+    image_u8 = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(image_u8).save(path)
+    usual, other = open_root(root), open_root(root, crop_share=0.8, interpolation="bicubic")
+    resized = Image.fromarray(image_u8).resize((50, 40), Image.Resampling.BICUBIC)  # 32 / 0.8 = 40, the sides it has
+    np.testing.assert_array_equal(other.train.images([0])[0], np.asarray(resized)[4:36, 9:41])
+    assert np.abs(usual.train.images([0])[0].astype(int) - other.train.images([0])[0]).max() > 10
+    ids = {open_root(root, **c).content_id for c in ({}, {"crop_share": 0.8}, {"interpolation": "bicubic"})}
+    assert len(ids | {other.content_id}) == 4 and usual.content_id in ids

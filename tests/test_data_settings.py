@@ -10,8 +10,9 @@ from infoutil_jax.data.settings import content_id
 from infoutil_jax.errors import ConfigError, DataError
 
 DEFAULTS = dict(
-    source="digits", name="", path="", train_split="train", val_split="val", image_size=32, mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25), flip=False, exif=False, max_megapixels=64.0, strict=False, cache_gib=1.0,
+    source="digits", name="", path="", train_split="train", val_split="val", image_size=32, crop_share=0.0,
+    interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), flip=False, exif=False,
+    max_megapixels=64.0, strict=False, cache_gib=1.0,
 )  # fmt: skip
 
 
@@ -29,6 +30,9 @@ def make_settings(**changes) -> Settings:
         ({"std": (0.5, 0.0, 0.5)}, "data.std=0.0 "),
         ({"std": (0.5, float("nan"), 0.5)}, "data.std=nan "),
         ({"max_megapixels": 500.0}, "data.max_megapixels=500.0"),
+        ({"crop_share": 1.01}, "data.crop_share=1.01 .*between 0.1 and 1"),
+        ({"crop_share": 1e-9}, "data.crop_share=1e-09 "),
+        ({"interpolation": "lanczos"}, "data.interpolation='lanczos'.* bilinear, bicubic"),
         ({"cache_gib": -1.0}, "data.cache_gib=-1.0"),
         ({"source": "folder"}, "data.path=''"),
         ({"source": "tfds"}, "data.name='' and data.path=''"),
@@ -39,6 +43,12 @@ def make_settings(**changes) -> Settings:
 def test_settings_name_the_field(changes, message):
     with pytest.raises(ConfigError, match=message):
         make_settings(**changes)
+
+
+def test_only_another_resize_rule_is_part_of_an_id():
+    rules = ({}, {"crop_share": 0.9}, {"interpolation": "bicubic"})
+    ids = [make_settings(**rule).resize_id for rule in rules]
+    assert ids == [(), (0.9, "bilinear"), (0.0, "bicubic")]
 
 
 def counting_split(n: int, *, cache_gib: float):

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from test_data_settings import make_settings
 
-from infoutil_jax.data import open_dataset
+from infoutil_jax.data import open_dataset, tfds_source
 from infoutil_jax.errors import ConfigError, DataError, EnvironmentFault
 
 SIDE = 28
@@ -109,6 +109,14 @@ def test_directory_version_and_slices_name_the_same_data(prepared):
 def test_images_are_fitted(prepared):
     images_u8 = open_tiny(prepared, image_size=32).val.images(slice(None))
     assert images_u8.shape == (5, 32, 32, 3) and sorted(images_u8[:, 9, 9, 0].tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_the_resize_rule_reaches_the_images_and_the_id(prepared, monkeypatch):
+    seen = []
+    monkeypatch.setattr(tfds_source, "fit", lambda image_u8, *rule: seen.append(rule) or image_u8)
+    data = open_tiny(prepared, crop_share=0.9, interpolation="bicubic")
+    data.val.images([0])
+    assert seen == [(SIDE, 0.9, "bicubic")] and data.content_id != open_tiny(prepared).content_id
 
 
 def test_reading_never_imports_tensorflow(prepared):

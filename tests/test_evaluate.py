@@ -13,6 +13,7 @@ from scipy.special import softmax
 from sklearn.neighbors import KNeighborsClassifier
 
 from infoutil_jax import losses, models, optim, train
+from infoutil_jax.data.autoaugment import AUGMENTATIONS
 from infoutil_jax.errors import ConfigError, NumericError
 from infoutil_jax.keys import generator, key_for
 from infoutil_jax.stages import evaluate
@@ -21,9 +22,9 @@ from infoutil_jax.types import DistilledSet
 SIDE, F, K = 8, 2, 4
 COLOURS = np.eye(4, 3, dtype=np.float32)  # red, green, blue, black: the mean colour tells how much of each is seen
 SETTINGS = evaluate.Settings(
-    model="convnet3", width=4, epochs=10, batch_size=0, learning_rate=0.05, weight_decay=0.0, temperature=2.0,
-    labels="hard", cutmix=True, min_scale=0.5, zoom=0.0, zoom_grid=2, shuffle=True, bn_momentum=0.81, test_every=1,
-    seeds=1, hard_seeds=0,
+    model="convnet3", width=4, epochs=10, batch_size=0, learning_rate=0.05, schedule="half_cosine", weight_decay=0.0,
+    ema=0.0, loss="kl", temperature=2.0, class_weight=0.0, labels="hard", cutmix=True, min_scale=0.5, zoom=0.0,
+    zoom_grid=2, shuffle=True, augment="none", bn_momentum=0.81, test_every=1, seeds=1, hard_seeds=0,
 )  # fmt: skip
 KEYS = jax.random.split(jax.random.key(0), 200)
 
@@ -98,6 +99,40 @@ def test_cutmix_mixes_labels_by_the_share_of_pixels():
     np.testing.assert_allclose(mixed.mean((2, 3)), labels, atol=1e-6)
     assert len({tuple(row.argmax(-1)) for row in np.asarray(labels)}) > 1
     assert ((labels > 0.01) & (labels < 0.99)).any(axis=(1, 2)).mean() > 0.5
+
+
+def test_every_target_of_a_batch_is_mixed_alike():
+    images = jnp.zeros((4, SIDE, SIDE, 3))
+    _, one, other = evaluate.mix(KEYS[0], images, jnp.eye(4), 2 * jnp.eye(4))
+    assert (one != jnp.eye(4)).any()
+    np.testing.assert_allclose(other, 2 * one, rtol=1e-6)
+
+
+def test_a_view_is_augmented_last():
+    plain, labels = views(SETTINGS, F, *four_colours())
+    augmented, same = views(change(augment="randaugment"), F, *four_colours())
+    np.testing.assert_array_equal(same, labels)
+    expected = jax.vmap(lambda key, image: AUGMENTATIONS["randaugment"](jax.random.split(key, 4)[3], image))(
+        KEYS, jnp.asarray(plain)
+    )
+    np.testing.assert_array_equal(augmented, expected)
+    assert np.abs(augmented - plain).max() > 0.5
+
+
+@pytest.mark.parametrize(("loss", "class_weight"), [("kl", 0.0), ("mse", 0.0), ("mse", 0.5), ("kl", 0.5)])
+def test_the_loss_of_soft_labels_is_its_formula(loss, class_weight):
+    rng = np.random.default_rng(0)
+    ours, theirs = rng.normal(size=(2, 5, K))
+    classes = softmax(rng.normal(size=(5, K)), axis=1)
+    expected = ((ours - theirs) ** 2).mean(1)
+    if loss == "kl":
+        p, q = (softmax(logits / 2, axis=1) for logits in (theirs, ours))
+        expected = (p * np.log(p / q)).sum(1)
+    expected += class_weight * -(classes * np.log(softmax(ours, axis=1))).sum(1)
+    settings = change(labels="online", loss=loss, class_weight=class_weight)
+    target = evaluate._as_target(settings, jnp.float32(theirs))
+    actual = evaluate._loss(settings, jnp.float32(ours), target, jnp.float32(classes))
+    np.testing.assert_allclose(actual, expected.mean(), rtol=1e-5)
 
 
 def test_the_default_batch_size_is_rdeds():
@@ -206,7 +241,8 @@ def test_an_epoch_shows_every_image_once_in_rdeds_batches(monkeypatch):
 
     def fit(advance, state, chunks, *, epochs, steps_per_epoch, label, after_epoch):
         assert (epochs, steps_per_epoch) == (2, 3)
-        for count, indices_SB, images_u8, patch_targets in chunks:
+        for count, indices_SB, images_u8, patch_targets, classes in chunks:
+            np.testing.assert_array_equal(classes.argmax(-1), distilled.labels[indices_SB])
             np.testing.assert_array_equal(images_u8, distilled.images_u8[indices_SB])
             assert patch_targets.shape == (*indices_SB.shape, F, F, 3)
             seen.extend(indices_SB[:count].tolist())
@@ -250,16 +286,27 @@ def one_step_at_a_time(settings, distilled, seed, batch_size):
         if settings.labels == "online":
             target = jax.nn.softmax(TEACHER.logits({"params": {"names": NAMES}}, images) / 2)
         loss_of = lambda logits: losses.distillation(logits, target, 2).mean()
-        return train.update(STUDENT, optimizer, state, images, loss_of)[0]
+        return train.update(STUDENT, optimizer, state, k_views, images, loss_of)[0]
 
     weights = []
     for epoch in range(settings.epochs):
         order = generator(seed, "student", "order", epoch).permutation(n)
         for i, start in enumerate(range(0, n, batch_size)):
-            k_views, k_mix = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, epoch), i))
+            k_views, k_mix, _ = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, epoch), i), 3)
             state = step(state, k_views, k_mix, order[start : start + batch_size].astype(np.int32))
         weights.append(state.variables)
     return weights
+
+
+def test_the_tested_weights_are_the_decaying_average(monkeypatch):
+    settings = change(labels="online", batch_size=7, learning_rate=0.01, ema=0.75)
+    actual, _ = trained(monkeypatch, settings, colour_set(), seed=5)
+    steps = one_step_at_a_time(settings, colour_set(), 5, 7)
+    average = models.initialize(STUDENT.model, key_for(5, "student", "init"), SIDE)["params"]
+    for variables in steps:
+        average = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * p, average, variables["params"])
+    expected = {**steps[-1], "params": average}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), actual[-1], expected)
 
 
 @pytest.mark.parametrize(("labels", "batch_size"), [("online", 3), ("stored", 7), ("stored", 20)])
@@ -323,7 +370,23 @@ def test_nearest_neighbour_is_scikit_learns():
     assert evaluate.nearest_neighbour(dataset, 4, 0) == pytest.approx(oracle.score(flat(val), val.labels))
 
 
-@pytest.mark.parametrize("bad", [{"labels": "soft"}, {"epochs": 0}, {"temperature": 0}, {"zoom": 2}, {"model": "vgg"}])
+@pytest.mark.parametrize("labels", ["online", "stored"])
+def test_a_student_learns_from_logits(labels):
+    settings = dataclasses.replace(quick(labels), loss="mse", schedule="ssrs", ema=0.5, class_weight=0.025)
+    assert run(settings)[-1] == (30, 1.0, 1.0)
+
+
+def test_stored_logits_stay_logits_where_the_loss_is_of_logits():
+    distilled = colour_set()
+    targets = evaluate._patch_targets(change(labels="stored", loss="mse"), distilled)
+    np.testing.assert_array_equal(targets.reshape(distilled.patch_logits.shape), distilled.patch_logits)
+
+
+BAD = [{"labels": "soft"}, {"loss": "l1"}, {"schedule": "step"}, {"ema": 1}, {"augment": "x"}, {"epochs": 0}]
+BAD += [{"temperature": 0}, {"zoom": 2}, {"model": "vgg"}]
+
+
+@pytest.mark.parametrize("bad", BAD)
 def test_impossible_settings_are_refused(bad):
     with pytest.raises(ConfigError, match=f"evaluate.{next(iter(bad))}"):
         change(**bad)

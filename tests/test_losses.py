@@ -35,6 +35,14 @@ def test_soft_cross_entropy(logits_BK):
     np.testing.assert_allclose(loss_B, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_squared_error_is_a_mean_over_classes(logits_BK):
+    target_BK = np.random.default_rng(1).normal(size=(B, K)).astype(np.float32)
+    expected = ((logits_BK.astype(np.float64) - target_BK) ** 2).sum(1) / K
+    np.testing.assert_allclose(
+        losses.squared_error(jnp.asarray(logits_BK), jnp.asarray(target_BK)), expected, rtol=1e-5
+    )
+
+
 @pytest.mark.parametrize("temperature", [1.0, 20.0])
 def test_distillation_is_the_divergence_from_the_target(logits_BK, temperature):
     targets_BK = some_targets()

@@ -22,6 +22,19 @@ def test_half_speed_cosine_is_constant_within_an_epoch_and_goes_to_half():
     assert (np.diff(rates[:, 0]) < 0).all()
 
 
+def test_cosine_goes_to_zero_step_by_step():
+    rates = [float(optim.cosine(0.4, 3, 10)(jnp.int32(step))) for step in range(31)]
+    np.testing.assert_allclose(rates, [0.2 * (1 + math.cos(math.pi * step / 30)) for step in range(31)], atol=1e-7)
+
+
+def test_ssrs_leaves_the_half_speed_cosine_at_five_sixths_for_a_line_to_zero():
+    rates = np.array([float(optim.ssrs(0.4, 2, 12)(jnp.int32(step))) for step in range(26)]).reshape(13, 2)
+    expected = [0.2 * (1 + math.cos(math.pi * epoch / 24)) for epoch in range(11)]
+    expected += [expected[10] / 2, 0.0]
+    np.testing.assert_allclose(rates[:, 0], expected, rtol=1e-6, atol=1e-8)
+    assert (rates[:, 0] == rates[:, 1]).all()
+
+
 @pytest.mark.parametrize(("warmup", "total"), [(0, 8), (4, 12), (5, 5)])
 def test_warmup_is_linear_and_the_cosine_ends_at_zero(warmup, total):
     schedule = optim.warmup_cosine(0.5, warmup, total)

@@ -20,7 +20,7 @@ import pytest
 from configs import digits
 from PIL import Image
 
-from infoutil_jax import clock, config, data, distil, models, pipeline, records, results, store, tfrecord, utility
+from infoutil_jax import clock, config, data, distil, models, pipeline, records, results, store, teachers, tfrecord, utility
 from infoutil_jax.attribution import exact
 from infoutil_jax.data import augment
 from infoutil_jax.errors import ConfigError, DataError
@@ -92,7 +92,7 @@ def dataset(finished):
 @pytest.fixture(scope="module")
 def teacher(finished, dataset):
     with contextlib.redirect_stdout(io.StringIO()):
-        return pipeline.obtain_teacher(finished[0], dataset, finished[1] / "artifacts")
+        return teachers.obtain(finished[0], dataset, finished[1] / "artifacts")
 
 
 def directory_of(workdir, method):
@@ -238,12 +238,31 @@ def test_mean_and_standard_deviation_over_seeds(finished, teacher):
     assert "hard" not in summary
     del curves["infoutil"]["hard"]
     columns, body = results.rows(finished[0], teacher, table)
-    assert columns == ["method", "patches", "top-1", "best epoch"]
-    assert body[0] == ["InfoUtil", "4", "60.0 ± 14.1", "80.0 ± 14.1"]
-    assert body[1] == ["1-nearest neighbour on random real images", "", "50.0 ± 35.4", ""]
+    assert columns == ["method", "patches", "top-1", "top-5", "best epoch"]
+    assert body[0] == ["InfoUtil", "4", "60.0 ± 14.1", "80.0 ± 7.1", "80.0 ± 14.1"]
+    assert body[1] == ["1-nearest neighbour on random real images", "", "50.0 ± 35.4", "", ""]
+    assert body[3][3] == f"{100 * teacher.record['converged']['top5']:.1f}"
     curves["infoutil"]["hard"] = [[[5, 0.3, 0.5]]]
     columns, body = results.rows(finished[0], teacher, table)
-    assert columns[-1] == "hard labels" and body[0][-1] == "30.0" and {len(row) for row in body} == {5}
+    assert columns[-1] == "hard labels" and body[0][-1] == "30.0" and {len(row) for row in body} == {6}
+
+
+def test_the_label_robust_score_needs_random_images_hard_labels_and_a_teacher_like_the_student(finished):
+    curve = lambda top1: [[4, 0.0, 1.0], [5, top1, 1.0]]
+    curves = {
+        "infoutil": {"online": [curve(0.7), curve(0.6)], "hard": [curve(0.5)]},
+        "random_images": {"online": [curve(0.45), curve(0.4)], "hard": [curve(0.3)]},
+    }
+    teacher = SimpleNamespace(record=dict.fromkeys(("early", "converged"), {"epoch": 3, "top1": 0.9, "top5": 1.0}))
+    table = results.Table(curves, "online", [0.5])
+    found = results.label_robust_scores(finished[0], teacher, table)
+    # alpha = (0.7 - 0.45) / 2 - (0.9 - 0.5) / 2 = -0.075 and 0 - (0.9 - 0.3) / 2 = -0.3, of the one seed that has both
+    assert found == {"infoutil": [pytest.approx(0.238199, abs=1e-6)], "random_images": [pytest.approx(0.158670, abs=1e-6)]}
+    columns, body = results.rows(finished[0], teacher, table)
+    assert columns[-1] == "LRS" and [row[-1] for row in body] == ["23.8", "15.9", "", "", ""]
+    assert results.label_robust_scores(tiny(evaluate__width=4), teacher, table) == {}
+    for lost in ({"infoutil": curves["infoutil"]}, {name: {"online": by["online"]} for name, by in curves.items()}):
+        assert results.label_robust_scores(finished[0], teacher, table._replace(curves=lost)) == {}
 
 
 def test_one_nearest_neighbour_takes_what_a_small_class_has(finished, dataset, tmp_path):
@@ -419,7 +438,7 @@ def test_shards_of_another_code_or_other_data_are_not_trusted(finished, copied, 
     monkeypatch.setattr(distil, "distil_class", called)
     for name, value in (("VERSIONS", [99]), ("data_identity", lambda *_: ["other images"])):
         with monkeypatch.context() as patch, pytest.raises(Called):
-            patch.setattr(pipeline, "obtain_teacher", lambda *_: distilled_teacher(finished))
+            patch.setattr(teachers, "obtain", lambda *_: distilled_teacher(finished))
             patch.setattr(distil, name, value)
             run(finished[0], copied)
 
@@ -478,7 +497,7 @@ def write_sets_only(workdir):
     # 32 channels: below that, weight gradients depend on the number of CPU threads in their last bits
     settings = tiny(methods=("infoutil", "rded"), teacher__width=32, teacher__epochs=1, teacher__early_epoch=1)
     dataset = pipeline.open_data(settings)
-    teacher = pipeline.obtain_teacher(settings, dataset, workdir / "artifacts")
+    teacher = teachers.obtain(settings, dataset, workdir / "artifacts")
     pipeline.write_sets(settings, dataset, teacher, workdir, workdir / "artifacts")
 
 
@@ -500,7 +519,8 @@ def test_one_two_four_and_eight_devices_write_the_same_bytes(tmp_path):
             assert process.returncode == 0, err[-2000:]
     written = [hashes(tmp_path / str(n)) for n in (1, 2, 4, 8)]
     same = [{p: h for p, h in files.items() if p.endswith(".npz") or ".tfrecord-" in p} for files in written]
-    assert len(same[0]) == 2 * 10 + 10 + 2 * 10  # two methods' shards, attributions, two methods' scores
+    # two methods' shards, attributions, two methods' scores, what the teacher was right about in its only epoch
+    assert len(same[0]) == 2 * 10 + 10 + 2 * 10 + 1
     assert same[0] == same[1] == same[2] == same[3]
 
 
@@ -640,7 +660,7 @@ def test_weights_that_are_nan_stop_the_run_and_are_not_measured(tmp_path, monkey
     for _ in range(2):  # and a second attempt trusts nothing
         code, err = code_of(monkeypatch, capsys, tiny(), tmp_path / "run")
         assert code == 7 and "teacher (early): validation accuracy" in err and "near chance" in err
-    assert not list(tmp_path.rglob("teacher.json"))
+    assert not list((tmp_path / "run" / "artifacts").rglob("epoch*.json"))
 
 
 def test_a_damaged_snapshot_stops_the_run(finished, copied, monkeypatch, capsys):
@@ -654,10 +674,8 @@ def test_a_damaged_snapshot_stops_the_run(finished, copied, monkeypatch, capsys)
 
 
 def test_weights_other_than_the_measured_ones_stop_the_run(finished, copied, monkeypatch, capsys):
-    (path,) = (copied / "artifacts/teacher").glob("*/teacher.json")
-    record = store.read_json(path)
-    record["early"]["sha256"] = "0" * 64
-    store.write_json(path, record)
+    (path,) = (copied / "artifacts/teacher").glob("*/epoch2.json")
+    store.write_json(path, store.read_json(path) | {"sha256": "0" * 64})
     code, err = code_of(monkeypatch, capsys, finished[0], copied)
     assert code == 5 and "the early teacher's weights are not those that were measured" in err
 

@@ -111,3 +111,24 @@ def test_broken_weights_stop_the_run(variables, with_gradients):
     broken = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, np.float32), variables)
     with pytest.raises(NumericError, match="score: class 2, crop 0: .* not finite"):
         score.run(SETTINGS, NETWORK, broken, random_crops(8), LABEL, SIDE, with_gradients=with_gradients)
+
+
+def test_features_are_what_the_last_layer_is_given(variables):
+    crops_u8 = random_crops(4)
+    features = score.features(SETTINGS, NETWORK, variables, crops_u8, LABEL, SIDE)
+    assert features.dtype == np.float32 and features.shape == (4, 3, 4)
+    layer = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"]["classifier"])
+    logits = apply(variables, normalised(enlarged(crops_u8) / 255))
+    np.testing.assert_allclose(features.reshape(12, -1) @ layer["kernel"] + layer["bias"], logits, rtol=1e-3, atol=1e-3)
+    small = score.features(PAD, NETWORK, variables, crops_u8, LABEL, SIDE)
+    assert not np.allclose(small, features)
+    broken = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, np.float32), variables)
+    with pytest.raises(NumericError, match="score: class 2: a feature is not finite"):
+        score.features(SETTINGS, NETWORK, broken, crops_u8, LABEL, SIDE)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_every_model_names_its_last_layer_as_features_need_it(name):
+    model = models.build(name, 10)
+    shapes = jax.eval_shape(lambda: models.initialize(model, jax.random.key(0), 224))
+    assert shapes["params"][score.LAST_LAYER]["kernel"].shape[1] == 10

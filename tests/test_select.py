@@ -1,17 +1,22 @@
-"""The selection against Python's sort, with ties; permutations; pools and duplicates; too few crops."""
+"""The selection against Python's sort, with ties; permutations; pools and duplicates; too few crops; coresets."""
 
 import statistics
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from infoutil_jax import coresets, distil
 from infoutil_jax.errors import ConfigError, DataError
 from infoutil_jax.keys import generator
 from infoutil_jax.stages import select
-from infoutil_jax.types import Scores
+from infoutil_jax.types import Candidates, Scores
 
 NUMBERS = st.sampled_from([0.0, 2e-5, 0.125, 0.25, 1.0, 1.5, 2.0, 98765.0])  # few, so that ties are common
+
+
+BY_SCORE = [rule for rule in select.RULES if rule not in select.FEATURE_RULES]
 
 
 @st.composite
@@ -19,7 +24,9 @@ def pools(draw):
     """(Scores, boxes, ids) of M images with R crops each."""
     m, r = draw(st.integers(1, 6)), draw(st.integers(1, 4))
     of = lambda values: np.array(draw(st.lists(values, min_size=m * r, max_size=m * r))).reshape(m, r)
-    scores = Scores(of(NUMBERS).astype(np.float32), of(st.booleans()), of(NUMBERS).astype(np.float32))
+    features = np.stack([of(NUMBERS), of(NUMBERS)], axis=-1).astype(np.float32)
+    scores = Scores(of(NUMBERS).astype(np.float32), of(st.booleans()), of(NUMBERS).astype(np.float32), features)
+    scores = scores._replace(forgotten=of(st.integers(0, 2)).astype(np.int32))
     boxes = np.stack([of(st.integers(0, 1))] * 4, axis=-1).astype(np.int32)
     ids = draw(st.lists(st.text(st.sampled_from("a1é\U0001f600"), max_size=3), min_size=m, max_size=m, unique=True))
     return scores, boxes, tuple(ids)
@@ -48,6 +55,7 @@ def sorted_by_python(rule, pool, seed=0):
             "middle_gradient_norm": five_digits(abs(norm - median)),
             "largest_correct": (not scores.correct[row], -norm),
             "lowest_loss": loss,
+            "forgetting": (-scores.forgotten[row], draws[ids[row[0]]][row[1]]),
             "random": draws[ids[row[0]]][row[1]],
         }[rule]
         return first, ids[row[0]], row[1]
@@ -62,7 +70,7 @@ def first_of_each(rows, label):
     return list(seen.values())
 
 
-@pytest.mark.parametrize("rule", select.RULES)
+@pytest.mark.parametrize("rule", BY_SCORE)
 @settings(max_examples=40, deadline=None)
 @given(pool=pools())
 def test_rows_are_in_the_order_of_pythons_sort(rule, pool):
@@ -77,7 +85,7 @@ def test_rows_are_in_the_order_of_pythons_sort(rule, pool):
 
 
 @pytest.mark.parametrize("rule", select.RULES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(pool=pools(), data=st.data())
 def test_permuting_the_candidates_permutes_nothing_but_the_row_numbers(rule, pool, data):
     scores, boxes, ids = pool
@@ -87,7 +95,7 @@ def test_permuting_the_candidates_permutes_nothing_but_the_row_numbers(rule, poo
     assert [(order[m], r) for m, r in choose(rule, moved, scores.loss.size)] == there
 
 
-@pytest.mark.parametrize("rule", [rule for rule in select.RULES if rule != "random"])
+@pytest.mark.parametrize("rule", [rule for rule in BY_SCORE if rule not in ("random", "forgetting")])
 def test_rounding_noise_does_not_change_the_order_of_ties(rule):
     rng = np.random.default_rng(0)
     values = rng.choice([0.125, 1.5, 2.0, 700.0], (30, 4))
@@ -105,7 +113,7 @@ def test_rounding_noise_does_not_change_the_order_of_ties(rule):
 
 def test_random_selection_depends_on_seed_and_id_alone():
     pool = Scores(*[np.full((5, 3), np.nan)] * 3), np.zeros((5, 3, 4), np.int32), tuple("abcde")
-    few = Scores(*(part[:2] for part in pool[0])), pool[1][:2], pool[2][:2]
+    few = Scores(*(part[:2] for part in pool[0][:3])), pool[1][:2], pool[2][:2]
     all_rows = choose("random", pool, 15)
     assert choose("random", few, 6) == [row for row in all_rows if row[0] < 2]
     assert choose("random", pool, 15, seed=1) != all_rows
@@ -117,6 +125,71 @@ def test_too_few_crops_are_refused_with_the_way_out():
         assert len(choose("largest_gradient_norm", pool, have, **options)) == have
         with pytest.raises(DataError, match=f"class cat needs {have + 1} crops .* has {have} to .*lower ipc"):
             choose("largest_gradient_norm", pool, have + 1, **options)
+
+
+def herded_by_python(features, ids, n):
+    """Ids that herding takes, by trying every image that is left."""
+    unit = {i: np.divide(v, np.linalg.norm(v) or 1) for i, v in zip(ids, np.asarray(features, np.float64))}
+    mean, taken = np.mean(list(unit.values()), axis=0), []
+    for _ in range(n):
+        distance = lambda i: five_digits(np.linalg.norm(mean - np.mean([unit[j] for j in [*taken, i]], axis=0)))
+        taken.append(min(sorted(set(ids) - set(taken)), key=distance))
+    return taken
+
+
+def whole_images(features, ids):
+    nothing = np.full((len(ids), 1), np.nan)
+    return Scores(nothing, nothing > 0, nothing, features[:, None]), np.zeros((len(ids), 1, 4), np.int32), ids
+
+
+def clustered_features():
+    """(features (12, 3), ids): clusters of 6, 4 and 2 points that are far from each other."""
+    rng = np.random.default_rng(0)
+    centres = np.repeat(np.eye(3) * 100, (6, 4, 2), axis=0)
+    return (centres + rng.normal(size=(12, 3))).astype(np.float32), tuple(rng.permutation(list("abcdefghijkl")))
+
+
+def test_herding_takes_what_brings_the_mean_nearest():
+    features, ids = clustered_features()
+    chosen = [ids[m] for m, _ in choose("herding", whole_images(features, ids), 12)]
+    assert chosen == herded_by_python(features, ids, 12)
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    assert chosen != [ids[m] for m in np.linalg.norm(unit - unit.mean(axis=0), axis=1).argsort()]
+    longer = features * np.linspace(1, 30, 12)[:, None].astype(np.float32)  # directions alone count
+    assert [ids[m] for m, _ in choose("herding", whole_images(longer, ids), 12)] == chosen
+
+
+def test_k_means_takes_the_nearest_to_each_clusters_mean():
+    features, ids = clustered_features()
+    chosen = [m for m, _ in choose("k_means", whole_images(features, ids), 3)]
+    members = (range(6), range(6, 10), range(10, 12))
+    nearest = []
+    for rows in members:
+        rows = np.array(rows)
+        distance = np.linalg.norm(features[rows] - features[rows].mean(axis=0), axis=1)
+        nearest.append([rows[i] for i in np.flatnonzero(np.isclose(distance, distance.min(), rtol=1e-4))])
+    assert len(set(chosen)) == 3 and all(set(chosen) & set(rows) for rows in nearest)
+    assert sorted(coresets.k_means(np.ones((5, 2)), 3, seed=0).tolist()) == list(range(5))
+    everyone = coresets.k_means(features, 3, seed=0)
+    assert sorted(everyone.tolist()) == list(range(12))
+    assert sorted(coresets.k_means(features, 12, seed=0).tolist()) == list(range(12))
+
+
+def test_forgetting_counts_by_a_loop():
+    correct = np.random.default_rng(0).random((9, 200)) < 0.4
+    correct[:, 0], correct[:, 1] = False, True
+    counts = coresets.forgetting_counts(correct)
+    for n, of_image in enumerate(correct.T):
+        events = sum(before and not after for before, after in zip(of_image, of_image[1:]))
+        assert counts[n] == (events if of_image.any() else 9)
+    assert counts[0] == 9 and counts[1] == 0
+
+
+def test_forgetting_finds_an_images_count_by_its_id():
+    config = SimpleNamespace(select=SimpleNamespace(rule="forgetting"))
+    method = SimpleNamespace(config=config, teacher=SimpleNamespace(forgotten={"a": 3, "b": 0, "c": 7}))
+    scores = distil.scores_of(method, Candidates(None, ("b", "c"), 0), None, np.zeros((2, 1, 4, 4, 3), np.uint8))
+    assert scores.forgotten.tolist() == [[0], [7]]
 
 
 def test_unknown_names_are_refused():

@@ -1,14 +1,18 @@
 """The teacher: which snapshots it leaves, that an interruption changes nothing, that a useless one is refused."""
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from configs import digits_ipc1
 
 from infoutil_jax import config, models, store
+from infoutil_jax import train as train_module
 from infoutil_jax.errors import NumericError
 from infoutil_jax.keys import key_for
 from infoutil_jax.stages import teacher
@@ -192,6 +196,48 @@ def test_a_teacher_near_chance_is_refused():
     assert teacher.examine(lax, NETWORK, blank, made_dataset(), "early")["top1"] == pytest.approx(14 / 40)
 
 
+@pytest.mark.parametrize(
+    "top1, recorded, faults",
+    [(0.70, 0.71, []), (0.70, 0.0, []), (0.70, 0.75, ["recorded 75.0%"]), (0.80, 0.75, ["recorded 75.0%"]),
+     (0.40, 0.0, ["chance"]), (0.40, 0.41, ["chance"]), (0.40, 0.75, ["recorded 75.0%", "chance"])],
+)  # fmt: skip
+def test_imported_weights_are_near_their_record_and_far_from_chance(top1, recorded, faults, monkeypatch):
+    monkeypatch.setattr(teacher, "_confusion", lambda *_: np.eye(3))
+    settings = dataclasses.replace(SETTINGS, weights_tolerance=0.02, min_times_chance=1.3)  # of 1 / 3
+    check = lambda: teacher.self_test(settings, NETWORK, {}, made_dataset(), "early", {"top1": top1}, recorded)
+    if not faults:
+        return check()
+    with pytest.raises(NumericError, match=rf"teacher \(early\): the imported weights reach {top1:.1%}") as error:
+        check()
+    assert [fault for fault in ("recorded 75.0%", "chance") if fault in str(error.value)] == faults
+
+
+def test_confusion_counts_true_against_predicted():
+    blank = teacher.blank_variables(NETWORK, SIDE)
+    blank["params"]["classifier"]["bias"] += np.float32([0, 0, 1])  # says class 2 to everything
+    counts_KK = teacher._confusion(NETWORK, blank, made_dataset().val, 3, chunk=32)
+    np.testing.assert_array_equal(counts_KK, [[0, 0, 14], [0, 0, 13], [0, 0, 13]])
+
+
+def test_only_another_order_of_the_classes_gives_a_hint():
+    names, rng = [f"c{i}" for i in range(200)], np.random.default_rng(0)
+    diffuse = rng.multinomial(20, np.full(200, 1 / 200), size=200)  # the errors of 20 images a class
+    right = 30 * np.eye(200, dtype=int)
+    taken_for = np.arange(200)
+    taken_for[:120] = np.roll(taken_for[:120], 7)
+    counts_KK = right[taken_for].T + diffuse
+    counts_KK[150, 150] += 50  # in its place and larger than any
+    found = teacher.order_hint(counts_KK, names)
+    expected = np.argsort(taken_for)  # right[taken_for].T is 30 at [taken_for[i], i]
+    true, predicted = (int(word) for word in re.findall(r"index (\d+)", found))
+    assert expected[true] == predicted != true and f"true class 'c{true}'" in found
+    share = counts_KK[np.arange(200), expected].sum() / counts_KK.sum()
+    assert f"in another order {share:.1%} would be right" in found
+    for useless in (right + diffuse, diffuse, right + 30 * np.roll(np.eye(200, dtype=int), 1, axis=0)):
+        assert teacher.order_hint(useless, names) == ""
+    assert teacher.order_hint(np.repeat([[50] + [0] * 199], 200, axis=0), names) == ""  # one answer to everything
+
+
 def test_a_loss_that_explodes_stops_the_training_and_leaves_no_snapshot():
     snapshots = Memory()
     wild = {"learning_rate": 100.0, "weight_decay": 100.0, "warmup_epochs": 0.0}
@@ -222,3 +268,50 @@ def test_blank_variables_have_the_networks_shapes():
 def test_weights_are_chosen_by_name():
     made = teacher.Teacher(NETWORK, {"early": 1}, {"converged": 2}, {})
     assert made.variables("early") == {"early": 1} and made.variables("converged") == {"converged": 2}
+
+
+def test_an_earlier_snapshot_of_the_same_training_costs_its_own_epochs_only(uninterrupted):
+    snapshots, epochs = Memory(), []
+    snapshots.saved = dict(uninterrupted[1].saved)
+    settings = dataclasses.replace(SETTINGS, early_epoch=1)
+    assert settings.training == SETTINGS.training != dataclasses.replace(SETTINGS, epochs=5).training
+    stores = dict(progress=Memory(), snapshots=snapshots, keep=lambda epoch, _: epochs.append(epoch))
+    teacher.run(settings, NETWORK, made_dataset(), 0, side=SIDE, flip=False, **stores)
+    assert (snapshots.order, epochs) == ([1], [1])
+    assert store.tree_hash(snapshots.saved[1]) == store.tree_hash(train(settings)[1].saved[1])
+
+
+def test_what_was_right_is_kept_by_image_after_every_epoch(monkeypatch):
+    dataset, kept, order = made_dataset(), {}, []
+    progress = Memory()
+    progress.save = lambda epoch, _: order.append((epoch, sorted(kept)))
+
+    def step(state, key, k_dropout, indices, images_u8, labels):
+        """Right about class 1 in odd epochs, about class 2 in even ones."""
+        steps.append(len(labels))
+        return state, jnp.float32(0), labels == 1 + (len(steps) - 1) // 3 % 2
+
+    steps = []
+    monkeypatch.setattr(teacher, "_make_step", lambda *_: step)
+    keep = lambda epoch, correct_N: kept.update({epoch: correct_N.copy()})
+    stores = dict(progress=progress, snapshots=Memory(), keep=keep)
+    teacher.run(SETTINGS, NETWORK, dataset, 0, side=SIDE, flip=False, **stores)
+    assert steps == [16, 16, 8] * 4
+    for epoch, correct_N in kept.items():
+        np.testing.assert_array_equal(correct_N, dataset.train.labels == (1 if epoch % 2 else 2))
+    assert order == [(1, [1]), (2, [1, 2]), (3, [1, 2, 3])]  # an interruption loses no epoch's record
+
+
+def test_a_step_tells_which_images_it_was_right_about():
+    settings = dataclasses.replace(SETTINGS, augment="none")
+    dataset, optimizer = made_dataset(), optax.sgd(0.0)
+    variables = models.initialize(NETWORK.model, jax.random.key(3), SIDE)
+    rows = np.arange(20, dtype=np.int32)
+    batch = rows, dataset.train.images(rows), dataset.train.labels[rows]
+    images = jnp.asarray(batch[1], jnp.float32) / 255
+    logits, _ = NETWORK.model.apply(variables, NETWORK.normalize(images), train=True, mutable=["batch_stats"])
+    step = teacher._make_step(settings, NETWORK, optimizer, False)
+    keys = jax.random.key(0), jax.random.key(1)
+    *_, correct_B = step(train_module.create_state(variables, optimizer), *keys, *batch)
+    np.testing.assert_array_equal(correct_B, np.asarray(logits).argmax(1) == batch[2])
+    assert 0 < correct_B.sum() < 20

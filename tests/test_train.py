@@ -14,6 +14,7 @@ from infoutil_jax import losses, models, train
 from infoutil_jax.errors import NumericError
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
+KEY = jax.random.key(0)
 
 
 class Linear(nn.Module):
@@ -71,20 +72,38 @@ def test_one_update_is_one_step_of_softmax_regression():
     state = train.create_state(variables, optimizer)
     images = split.images_u8.astype(np.float32) / 255
     loss_of = lambda logits: losses.cross_entropy(logits, jnp.asarray(split.labels)).mean()
-    state, loss = train.update(net, optimizer, state, images, loss_of)
+    state, loss, logits = train.update(net, optimizer, state, KEY, images, loss_of)
     x = ((images - MEAN) / STD).reshape(5, -1)
     p = softmax(numpy_logits(variables, split.images_u8), axis=1)
     kernel = variables["params"]["dense"]["kernel"] - 0.3 * x.T @ (p - np.eye(7)[split.labels]) / 5
     np.testing.assert_allclose(state.params["dense"]["kernel"], kernel, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(loss, -np.log(p[np.arange(5), split.labels]).mean(), rtol=1e-5)
+    np.testing.assert_allclose(logits, numpy_logits(variables, split.images_u8), rtol=1e-4, atol=1e-4)  # before the step
     assert int(state.step) == 1 and state.batch_stats == {}
+
+
+class Dropping(nn.Module):
+    @nn.compact
+    def __call__(self, images_norm, *, train: bool):
+        x = nn.Dropout(0.5, deterministic=not train)(jnp.ones((len(images_norm), 1000)))
+        return nn.Dense(1, kernel_init=nn.initializers.ones)(x) / 1000
+
+
+def test_an_update_draws_dropout_from_its_key():
+    net, optimizer, images = train.Network(Dropping(), MEAN, STD), optax.sgd(0.0), np.ones((1, 2, 2, 3), np.float32)
+    variables = models.initialize(net.model, KEY, 2)
+    losses = []
+    for key in (KEY, KEY, jax.random.key(1)):
+        _, loss, _ = train.update(net, optimizer, train.create_state(variables, optimizer), key, images, jnp.sum)
+        losses.append(float(loss))
+    assert losses[0] == losses[1] != losses[2] and 0.8 < losses[0] < 1.2  # kept values are doubled
 
 
 def test_an_update_moves_the_running_statistics_and_testing_reads_them():
     net, variables = network(norm=True)
     images = Split(9).images_u8.astype(np.float32) / 255
     optimizer = optax.sgd(0.0)
-    state, _ = train.update(net, optimizer, train.create_state(variables, optimizer), images, jnp.sum)
+    state, *_ = train.update(net, optimizer, train.create_state(variables, optimizer), KEY, images, jnp.sum)
     x = ((images - MEAN) / STD).reshape(9, -1)
     stats = state.variables["batch_stats"]["BatchNorm_0"]
     mean, var = 0.25 * x.mean(0), 0.75 + 0.25 * x.var(0)

@@ -44,14 +44,14 @@ def coverage(name: str) -> dict:
     import dataclasses
     import importlib
 
-    from infoutil_jax import config, data, distil, pipeline
+    from infoutil_jax import config, data, distil, teachers
     from infoutil_jax.data import digits
     from infoutil_jax.stages import attribute, crop
 
     settings = config.resolve(importlib.import_module(f"configs.{name}").get_config())
     dataset = data.open_dataset(settings.data)
     artifacts = ROOT / RUNS.value / name / "artifacts"
-    teacher = pipeline.obtain_teacher(settings, dataset, artifacts)
+    teacher = teachers.obtain(settings, dataset, artifacts)
     coalitions = attribute.design(settings.attribute, settings.seed)
     method = distil.Method(settings, teacher, coalitions, artifacts, distil.origin(settings, dataset))
     places = dict(zip(dataset.train.ids, digits.photo_boxes(settings.data), strict=True))

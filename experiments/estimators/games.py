@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from infoutil_jax import config, data, pipeline
+from infoutil_jax import config, data, teachers
 from infoutil_jax.attribution import exact
 from infoutil_jax.stages import attribute
 
@@ -52,7 +52,7 @@ def load(name: str, grid: int, value: str, n_images: int, data_dir: str, runs: P
         settings = _settings(name, data_dir)
         dataset = data.open_dataset(settings.data)
         with contextlib.chdir(runs):
-            teacher = pipeline.obtain_teacher(settings, dataset, Path("artifacts"))
+            teacher = teachers.obtain(settings, dataset, Path("artifacts"))
         logits = lambda rows: teacher.network.logits(
             teacher.converged, dataset.val.images(rows).astype(np.float32) / 255
         )

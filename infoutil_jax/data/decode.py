@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -88,19 +89,20 @@ def _high_byte(image: Image.Image) -> np.ndarray:
     return (values >> 8).astype(np.uint8)
 
 
-def fit(image_u8: np.ndarray, size: int) -> np.ndarray:
+def fit(image_u8: np.ndarray, size: int, crop_share: float = 0.0, interpolation: str = "bilinear") -> np.ndarray:
     """(size, size, 3) uint8 of (H, W, 3) uint8: unchanged if it already fits, else resized and cropped at the centre.
 
-    The shorter side becomes size // 7 * 8 (224 -> 256, never less than size), bilinear with antialias, as in the
-    test transform of RDED (Sun et al. 2024). Of images longer than 8 times their width only the middle is resized.
+    The shorter side becomes floor(size / crop_share), timm's rule; with a crop_share of 0 size // 7 * 8 (224 -> 256,
+    never less than size) as in the test transform of RDED (Sun et al. 2024). `interpolation` is bilinear or bicubic,
+    with antialias. Of images longer than 8 times their width only the middle is resized.
     """
     if image_u8.shape[:2] == (size, size):
         return image_u8
     image = Image.fromarray(_middle(image_u8, LONGEST * min(image_u8.shape[:2])))
-    shorter = max(size, size // 7 * 8)
+    shorter = math.floor(size / crop_share) if crop_share else max(size, size // 7 * 8)
     width, height = (side * shorter // min(image.size) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    resized = image.resize((width, height), Image.Resampling[interpolation.upper()])
     return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 

@@ -50,7 +50,7 @@ def open_folder(settings: Settings) -> Dataset:
         class_names=tuple(_text(name) for name in class_names),
         train=_split(splits[0], settings),
         val=_split(splits[1], settings),
-        content_id=content_id(class_names, *([tuple(file) for file in files] for files in splits)),
+        content_id=content_id(class_names, *([tuple(f) for f in files] for files in splits), *settings.resize_id),
         notes=tuple(_sentences(notes)),
     )
 
@@ -189,4 +189,5 @@ def _image(file: File, settings: Settings) -> np.ndarray:
         raise DataError(f"{path!r}: gone or unreadable since it was listed ({error.strerror}); start again.") from error
     if len(data) != file.size:
         raise DataError(f"{path!r}: changed since it was listed (then {file.size} bytes); start again.")
-    return fit(decode(data, path, exif=settings.exif, max_megapixels=settings.max_megapixels), settings.image_size)
+    rgb_u8 = decode(data, path, exif=settings.exif, max_megapixels=settings.max_megapixels)
+    return fit(rgb_u8, settings.image_size, settings.crop_share, settings.interpolation)

@@ -11,6 +11,7 @@ from infoutil_jax.data.decode import map_in_threads
 from infoutil_jax.errors import ConfigError, DataError
 
 SOURCES = ("digits", "digits_in_photos", "tfds", "folder")
+INTERPOLATIONS = ("bilinear", "bicubic")
 ROWS_PER_TASK = 64
 
 
@@ -24,6 +25,8 @@ class Settings:
     train_split: str  # tfds: a split such as 'train' or 'train[:90%]'; folder: name of the sub-folder
     val_split: str
     image_size: int  # pixels, height = width
+    crop_share: float  # image_size / shorter side of the resized image, whose middle is kept; 0: see decode.fit
+    interpolation: str  # one of INTERPOLATIONS
     mean: tuple[float, float, float]  # of the channels, images in [0, 1]
     std: tuple[float, float, float]
     flip: bool  # a mirrored image is still of the same class
@@ -35,6 +38,9 @@ class Settings:
     def __post_init__(self):
         checks.one_of("data.source", self.source, SOURCES)
         checks.in_range("data.image_size", self.image_size, 8, 2048)
+        if self.crop_share:
+            checks.in_range("data.crop_share", self.crop_share, 0.1, 1)
+        checks.one_of("data.interpolation", self.interpolation, INTERPOLATIONS)
         checks.in_range("data.max_megapixels", self.max_megapixels, 1e-6, 178)
         checks.in_range("data.cache_gib", self.cache_gib, 0)
         for field, low in (("mean", 0.0), ("std", 1e-3)):
@@ -45,6 +51,12 @@ class Settings:
             raise ConfigError("data.name='' and data.path='' but data.source='tfds' needs a name or a directory.")
         if self.source in ("tfds", "folder"):
             _check_splits(self.train_split, self.val_split)
+
+    @property
+    def resize_id(self) -> tuple:
+        """What the resize rule adds to a content id; nothing where it is the default."""
+        rule = (self.crop_share, self.interpolation)
+        return () if rule == (0, "bilinear") else rule
 
 
 def _check_channels(field: str, values, low: float) -> None:

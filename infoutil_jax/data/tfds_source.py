@@ -24,7 +24,8 @@ def open_tfds(settings: Settings) -> Dataset:
     _check_features(info)
     splits = [_split(settings, builder, spec) for spec in (settings.train_split, settings.val_split)]
     stored = [(key, split.num_bytes, split.shard_lengths) for key, split in sorted(info.splits.items())]
-    identity = content_id(info.full_name, stored, *(part for s in splits for part in (s.labels, s.ids)))
+    parts = (part for split in splits for part in (split.labels, split.ids))
+    identity = content_id(info.full_name, stored, *parts, *settings.resize_id)
     return Dataset(info.full_name, tuple(info.features["label"].names), *splits, content_id=identity, notes=())
 
 
@@ -125,4 +126,4 @@ def _labels(records, where: str) -> np.ndarray:
 
 def _image(data: bytes, name: str, settings: Settings) -> np.ndarray:
     rgb_u8 = decode(data, name, exif=settings.exif, max_megapixels=settings.max_megapixels)
-    return fit(rgb_u8, settings.image_size)
+    return fit(rgb_u8, settings.image_size, settings.crop_share, settings.interpolation)

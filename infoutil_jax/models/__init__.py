@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from infoutil_jax.errors import ConfigError
-from infoutil_jax.models import convnet, resnet
+from infoutil_jax.models import convnet, convnext, efficientnet, mixer, mobilenet, resnet, swin, vgg, vit
 
-FAMILIES = (convnet, resnet)  # one file each, with its MODELS by name and, where weights can be imported, its LAYOUTS
+# Each with its MODELS by name and, where weights can be imported, its LAYOUTS.
+FAMILIES = (convnet, resnet, mobilenet, efficientnet, vgg, convnext, vit, swin, mixer)
 MODELS = {name: build_fn for family in FAMILIES for name, build_fn in family.MODELS.items()}
 
 

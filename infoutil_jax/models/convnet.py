@@ -1,5 +1,7 @@
 """ConvNet-d: the small network of the distillation literature, with the BatchNorm of RDED (arXiv 2312.03526)."""
 
+import math
+import re
 from functools import partial
 
 import flax.linen as nn
@@ -9,6 +11,7 @@ from jax import lax
 from infoutil_jax.errors import ConfigError
 from infoutil_jax.models.convolution import convolve
 from infoutil_jax.models.initializers import uniform_fan_in
+from infoutil_jax.models.layout import Layout
 
 
 class ConvNet(nn.Module):
@@ -68,3 +71,23 @@ def _halve(x):
 
 MODELS = {f"convnet{depth}": partial(ConvNet, depth=depth) for depth in (3, 4, 5, 6)}
 MODELS |= {f"{name}_in": partial(convnet, norm="instance") for name, convnet in MODELS.items()}
+
+
+def _rename_rded(key):
+    """layers.conv.0.weight -> conv1.weight."""
+    path, _, last = key.rpartition(".")
+    found = re.fullmatch(r"layers\.(conv|norm)\.(\d+)", path)
+    if last == "num_batches_tracked":
+        return None
+    return f"{found[1]}{int(found[2]) + 1}.{last}" if found else key
+
+
+def _channels_last(tensors):
+    """The columns of RDED's classifier follow the flat (C, H, W), ours (H, W, C)."""
+    weight, n_channels = tensors["classifier.weight"], len(tensors["layers.conv.0.weight"])
+    side = math.isqrt(weight.shape[1] // n_channels)
+    maps = weight.reshape(len(weight), n_channels, side, side).transpose(0, 2, 3, 1)
+    return {**tensors, "classifier.weight": maps.reshape(weight.shape)}
+
+
+LAYOUTS = {"rded": Layout(_rename_rded, _channels_last)}

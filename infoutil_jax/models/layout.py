@@ -17,3 +17,11 @@ class Layout(NamedTuple):
 
     rename: Callable[[str], str | None]
     prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = lambda tensors: tensors
+
+
+def rename_modules(names, key):
+    """A `Layout.rename` from a table of modules, theirs -> ours; BatchNorm's counters have no place here."""
+    module, _, kind = key.rpartition(".")
+    if kind == "num_batches_tracked":
+        return None
+    return f"{names[module]}.{kind}" if module in names else key

@@ -1,6 +1,7 @@
 """ResNet-18/50/101 (He et al. 2015, arXiv 1512.03385), torchvision's layout 'v1.5': a bottleneck strides in its 3x3."""
 
 from functools import partial
+from itertools import product
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from infoutil_jax.errors import ConfigError
 from infoutil_jax.models.convolution import convolve
 from infoutil_jax.models.initializers import normal_fan_out, uniform_fan_in
+from infoutil_jax.models.layout import Layout, rename_modules
 
 STEMS = ("imagenet", "cifar")
 
@@ -111,3 +113,18 @@ _RESNETS = {
     "resnet101": partial(ResNet, stage_sizes=(3, 4, 23, 3), bottleneck=True),
 }
 MODELS = {**_RESNETS, **{f"{name}_cifar": partial(resnet, stem="cifar") for name, resnet in _RESNETS.items()}}
+
+
+def _torchvision_modules():
+    """Of all ResNets at once, the `_cifar` ones too, whose conv1 is 3x3; no depth has them all."""
+    names = {"conv1": "conv_stem", "bn1": "norm_stem", "fc": "classifier"}
+    depth = max(max(resnet.keywords["stage_sizes"]) for resnet in _RESNETS.values())
+    for stage, block in product(range(4), range(depth)):
+        theirs, ours = f"layer{stage + 1}.{block}", f"stage{stage + 1}_block{block + 1}"
+        for i in (1, 2, 3):
+            names |= {f"{theirs}.conv{i}": f"{ours}.conv{i}", f"{theirs}.bn{i}": f"{ours}.norm{i}"}
+        names |= {f"{theirs}.downsample.0": f"{ours}.conv_shortcut", f"{theirs}.downsample.1": f"{ours}.norm_shortcut"}
+    return names
+
+
+LAYOUTS = dict.fromkeys(("torchvision", "timm"), Layout(partial(rename_modules, _torchvision_modules())))

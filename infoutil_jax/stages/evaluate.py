@@ -1,11 +1,11 @@
 """What a distilled set is worth: a student trained from scratch on the written files, tested on real validation images.
 
-RDED's recipe (its code, commit 3f6453d): AdamW 1e-3, half-speed cosine, CutMix on every batch, KL at T = 20 to labels
-that the teacher gives on line to the mixed batch, no hard-label term.
+Every ingredient of the recipe is a setting; configs/recipes.py names two sets of them, RDED's and a modern one.
 """
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,14 @@ import numpy as np
 from infoutil_jax import losses, models, optim, train
 from infoutil_jax.checks import in_range, one_of
 from infoutil_jax.data import augment
+from infoutil_jax.data.autoaugment import AUGMENTATIONS
 from infoutil_jax.data.batches import epoch_batches, load_ahead
 from infoutil_jax.keys import generator, key_for
 from infoutil_jax.types import DistilledSet
 
-VERSION = 1
+VERSION = 2
 LABELS = ("online", "stored", "hard")
+LOSSES = ("kl", "mse")
 CHUNK_STEPS = 64  # most steps of a dispatch: 16 take 1-2 % longer (ConvNet-3, width 32, two cores), 256 as long
 CHUNK_BYTES = 2**28  # most bytes of images and labels of a dispatch; two such are on the device at a time
 
@@ -31,14 +33,21 @@ class Settings:
     epochs: int
     batch_size: int  # 0 = RDED's: 10 at IPC 1, 50 at IPC 10, 100 at IPC 50, twice that from 100 classes on
     learning_rate: float
+    schedule: (
+        str  # half_cosine (RDED: to a half of the rate) | cosine (to 0) | ssrs (EDC: half_cosine, then a line to 0)
+    )
     weight_decay: float  # on kernels only
-    temperature: float
+    ema: float  # decay of the averaged weights that are tested, 0 = the last weights
+    loss: str  # kl: of softened probabilities | mse: of logits
+    temperature: float  # of kl
+    class_weight: float  # of an added cross-entropy with the classes (EDC: 0.025)
     labels: str  # online: teacher on the mixed batch | stored: the set's own patch logits | hard: classes
     cutmix: bool
     min_scale: float  # least area share of the random resized crop; 0 in a config: see settings.Config.students
     zoom: float  # share of views that are one cell of a zoom_grid x zoom_grid partition at full size, for all methods
     zoom_grid: int
     shuffle: bool  # RDED's ShufflePatches on mosaics
+    augment: str  # of each view: none | autoaugment_cifar10 | autoaugment_imagenet | randaugment
     bn_momentum: float  # 0.81 = two updates of 0.9 a step, as RDED's second forward pass makes
     test_every: int  # epochs between tests in the last fifth of training; the best of them is the second column
     seeds: int  # students per method
@@ -47,14 +56,18 @@ class Settings:
     def __post_init__(self):
         one_of("evaluate.model", self.model, models.MODELS)
         one_of("evaluate.labels", self.labels, LABELS)
+        one_of("evaluate.schedule", self.schedule, optim.SCHEDULES)
+        one_of("evaluate.loss", self.loss, LOSSES)
+        one_of("evaluate.augment", self.augment, AUGMENTATIONS)
         for name in ("epochs", "test_every", "seeds", "zoom_grid"):
             in_range(f"evaluate.{name}", getattr(self, name), 1)
-        for name in ("width", "batch_size", "weight_decay", "hard_seeds"):
+        for name in ("width", "batch_size", "weight_decay", "class_weight", "hard_seeds"):
             in_range(f"evaluate.{name}", getattr(self, name), 0)
         in_range("evaluate.learning_rate", self.learning_rate, 1e-8, 100)
         in_range("evaluate.temperature", self.temperature, 1e-3)
         for name in ("min_scale", "zoom", "bn_momentum"):
             in_range(f"evaluate.{name}", getattr(self, name), 0, 1)
+        in_range("evaluate.ema", self.ema, 0, 0.99999)
 
 
 def default_batch_size(ipc: int, n_classes: int) -> int:
@@ -88,7 +101,7 @@ def patch_shares(box, side: int, factor: int):
 def view(settings: Settings, factor: int, flip: bool, key, image, patch_target_FFK):
     """A random view of a mosaic (H, W, 3) in [0, 1] and its stored label (K,): the patches' targets by visible area."""
     side = image.shape[0]
-    k_shuffle, k_box, k_flip = jax.random.split(key, 3)
+    k_shuffle, k_box, k_flip, k_augment = jax.random.split(key, 4)
     if settings.shuffle and factor > 1:
         image = augment.shuffle_patches(k_shuffle, image, factor)
         patch_target_FFK = augment.shuffle_patches(k_shuffle, patch_target_FFK, factor)
@@ -96,19 +109,20 @@ def view(settings: Settings, factor: int, flip: bool, key, image, patch_target_F
     image = augment.crop_and_resize(image, box, side)
     if flip:
         image = augment.random_flip(k_flip, image)
+    image = AUGMENTATIONS[settings.augment](k_augment, image)
     target = jnp.einsum("yx,yxk->k", patch_shares(box.astype(jnp.float32), side, factor), patch_target_FFK)
     return image, target
 
 
-def mix(key, images, targets):
-    """CutMix with one box and one permutation a batch; targets mix by the share of pixels."""
+def mix(key, images, *targets):
+    """CutMix with one box and one permutation a batch; targets (B, K) mix by the share of pixels."""
     side = images.shape[1]
     k_box, k_partner = jax.random.split(key)
     partner = jax.random.permutation(k_partner, len(images))
     inside = augment.inside_box(augment.cutmix_box(k_box, side), side)
     share = inside.mean()
     mixed = jnp.where(inside[None, :, :, None], images[partner], images)
-    return mixed, (1 - share) * targets + share * targets[partner]
+    return mixed, *((1 - share) * target + share * target[partner] for target in targets)
 
 
 def _test_epochs(settings: Settings) -> list[int]:
@@ -123,8 +137,8 @@ def _most_steps(batch_size: int, *arrays: np.ndarray) -> int:
 
 
 def _patch_targets(settings: Settings, distilled: DistilledSet) -> np.ndarray:
-    """Each patch's stored label (N, F, F, K), rows summing to 1: its class for 'hard', its softened logits for
-    'stored'; for 'online', which needs none, K is 0."""
+    """Each patch's stored label (N, F, F, K): its class for 'hard', what the loss wants of its logits for 'stored'; for
+    'online', which needs none, K is 0."""
     n, k, n_classes = distilled.patch_logits.shape
     f = round(k**0.5)
     if settings.labels == "online":
@@ -132,45 +146,72 @@ def _patch_targets(settings: Settings, distilled: DistilledSet) -> np.ndarray:
     if settings.labels == "hard":
         one_hot = np.eye(n_classes, dtype=np.float32)[distilled.labels]
         return np.broadcast_to(one_hot[:, None, None, :], (n, f, f, n_classes))
-    soft = jax.nn.softmax(distilled.patch_logits / np.float32(settings.temperature))
-    return np.asarray(soft).reshape(n, f, f, n_classes)
+    return np.asarray(_as_target(settings, distilled.patch_logits)).reshape(n, f, f, n_classes)
+
+
+def _as_target(settings: Settings, logits):
+    """What the loss wants of a teacher's logits."""
+    return logits if settings.loss == "mse" else jax.nn.softmax(logits / np.float32(settings.temperature))
+
+
+def _loss(settings: Settings, logits, target, classes):
+    """Mean loss of a batch's logits (B, K): target (B, K) as `_as_target` gives it, classes (B, K) mixed one-hot."""
+    if settings.labels == "hard":
+        return losses.soft_cross_entropy(logits, target).mean()
+    if settings.loss == "mse":
+        loss = losses.squared_error(logits, target)
+    else:
+        loss = losses.distillation(logits, target, settings.temperature)
+    if settings.class_weight:
+        loss += settings.class_weight * losses.soft_cross_entropy(logits, classes)
+    return loss.mean()
+
+
+class Student(NamedTuple):
+    state: train.TrainState
+    average: dict  # decaying mean of the parameters; empty where settings.ema is 0
+
+    @property
+    def variables(self) -> dict:
+        """What is tested: averaged parameters, where there are any, with the live BatchNorm statistics (as EDC)."""
+        return {**self.state.variables, **({"params": self.average} if self.average else {})}
 
 
 @functools.lru_cache(maxsize=None)
 def _make_steps(settings: Settings, student, teacher, *, factor: int, flip: bool, steps_per_epoch: int):
-    """(optimiser, training steps in one dispatch: state and `count` steps' rows of the set -> state, losses).
+    """(optimiser, training steps in one dispatch: a Student and `count` steps' rows of the set -> Student, losses).
 
     The rows have one leading axis more than a batch. `count` may be less than its length and is not compiled in, so
     that chunks of every length are one program.
     """
     one_view = functools.partial(view, settings, factor, flip)
-    schedule = optim.half_speed_cosine(settings.learning_rate, steps_per_epoch, settings.epochs)
+    schedule = optim.SCHEDULES[settings.schedule](settings.learning_rate, steps_per_epoch, settings.epochs)
     optimizer = optim.adamw(schedule, settings.weight_decay)
 
-    def loss_of(logits, target):
-        if settings.labels == "hard":
-            return losses.soft_cross_entropy(logits, target).mean()
-        return losses.distillation(logits, target, settings.temperature).mean()
-
-    def step(state, teacher_variables, key, indices, images_u8, patch_targets):
+    def step(learner, teacher_variables, key, indices, images_u8, patch_targets, classes):
+        state, average = learner
         key_e = jax.random.fold_in(key, state.step // steps_per_epoch)
-        k_views, k_mix = jax.random.split(jax.random.fold_in(key_e, state.step % steps_per_epoch))
+        k_views, k_mix, k_dropout = jax.random.split(jax.random.fold_in(key_e, state.step % steps_per_epoch), 3)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(k_views, indices)
         images, target = jax.vmap(one_view)(keys, images_u8.astype(jnp.float32) / 255, patch_targets)
         if settings.cutmix:
-            images, target = mix(k_mix, images, target)
+            images, target, classes = mix(k_mix, images, target, classes)
         if settings.labels == "online":
-            target = jax.nn.softmax(teacher.logits(teacher_variables, images) / settings.temperature)
-        return train.update(student, optimizer, state, images, lambda logits: loss_of(logits, target))
+            target = _as_target(settings, teacher.logits(teacher_variables, images))
+        loss_of = lambda logits: _loss(settings, logits, target, classes)
+        state, loss, _ = train.update(student, optimizer, state, k_dropout, images, loss_of)
+        if settings.ema:
+            average = jax.tree.map(lambda a, p: settings.ema * a + (1 - settings.ema) * p, average, state.params)
+        return Student(state, average), loss
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def steps(state, teacher_variables, key, count, *rows):
+    def steps(learner, teacher_variables, key, count, *rows):
         def body(i, carry):
-            state, losses_S = carry
-            state, loss = step(state, teacher_variables, key, *(array[i] for array in rows))
-            return state, losses_S.at[i].set(loss)
+            learner, losses_S = carry
+            learner, loss = step(learner, teacher_variables, key, *(array[i] for array in rows))
+            return learner, losses_S.at[i].set(loss)
 
-        return jax.lax.fori_loop(0, count, body, (state, jnp.zeros(len(rows[0]))))
+        return jax.lax.fori_loop(0, count, body, (learner, jnp.zeros(len(rows[0]))))
 
     return optimizer, steps
 
@@ -191,7 +232,9 @@ def run(
     sizes = dict(factor=factor, flip=flip, steps_per_epoch=steps_per_epoch)
     optimizer, steps = _make_steps(settings, student, teacher, **sizes)
     variables = models.initialize(student.model, key_for(seed, "student", "init"), side)
-    key, arrays = key_for(seed, "student", "views"), (distilled.images_u8, _patch_targets(settings, distilled))
+    classes = np.eye(n_classes, dtype=np.float32)[distilled.labels]
+    arrays = (distilled.images_u8, _patch_targets(settings, distilled), classes)
+    key = key_for(seed, "student", "views")
     teacher_variables = jax.device_put(teacher_variables if settings.labels == "online" else {})
     most = _most_steps(batch_size, *arrays)
     tested, curve = _test_epochs(settings), []
@@ -204,19 +247,21 @@ def run(
         padded = np.pad(indices_SB, ((0, most - len(indices_SB)), (0, 0)))
         return len(indices_SB), *jax.device_put((padded.astype(np.int32), *(array[padded] for array in arrays)))
 
-    def advance(state, count, *rows):
-        state, losses_S = steps(state, teacher_variables, key, count, *rows)
-        return state, np.asarray(losses_S)[:count]
+    def advance(learner, count, *rows):
+        learner, losses_S = steps(learner, teacher_variables, key, count, *rows)
+        return learner, np.asarray(losses_S)[:count]
 
-    def test(epoch, state):
+    def test(epoch, learner):
         if epoch in tested:
-            accuracy = train.test(student, state.variables, val)
+            accuracy = train.test(student, learner.variables, val)
             curve.append((epoch, accuracy.top1, accuracy.top5))
 
-    state = jax.device_put(train.create_state(variables, optimizer))
+    state = train.create_state(variables, optimizer)
+    average = jax.tree.map(jnp.copy, state.params) if settings.ema else {}  # a copy: both are donated
+    learner = jax.device_put(Student(state, average))
     chunks = train.chunked(batches(), [epoch * steps_per_epoch for epoch in tested], most)
     length = dict(epochs=settings.epochs, steps_per_epoch=steps_per_epoch)
-    train.fit(advance, state, load_ahead(load, chunks), **length, label=label, after_epoch=test)
+    train.fit(advance, learner, load_ahead(load, chunks), **length, label=label, after_epoch=test)
     return curve
 
 

@@ -1,8 +1,10 @@
-"""Utility: gradient norm, loss and correctness of every crop under the teacher (InfoUtil section 3.2)."""
+"""Utility: gradient norm, loss and correctness of every crop under the teacher (InfoUtil section 3.2); or its features,
+which coresets look at."""
 
 import functools
 from dataclasses import dataclass
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from infoutil_jax.types import Scores
 
 VERSION = 2
 NORMS = ("layerwise", "vmap")
+LAST_LAYER = "classifier"  # in every model of infoutil_jax.models
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,32 @@ def run(settings: Settings, network, variables, crops_u8, label: int, side: int,
             f"score: class {label}, crop {first}: loss or gradient norm is not finite; check the teacher's weights."
         )
     return Scores(*(a.reshape(shape) for a in (loss, correct, norms)))
+
+
+@functools.lru_cache(maxsize=None)
+def _features_fn(network: train.Network, fit: str, side: int):
+    def features(variables, crops_u8):
+        seen = []
+
+        def watch(call, args, kwargs, context):
+            if context.module.name == LAST_LAYER:
+                seen.append(args[0])
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(watch):
+            network.model.apply(variables, _to_input(network, fit, side, crops_u8), train=False)
+        return seen[-1].astype(jnp.float32)
+
+    return features
+
+
+def features(settings: Settings, network, variables, crops_u8, label: int, side: int) -> np.ndarray:
+    """What the last layer is given for crops (M, R, h, h, 3) uint8 of class `label`: (M, R, D) float32.
+
+    Raises NumericError when one is not finite.
+    """
+    rows, fn = crops_u8.reshape(-1, *crops_u8.shape[2:]), _features_fn(network, settings.fit, side)
+    features_ND = parallel.map_batches(fn, settings.batch_size, variables, rows)
+    if not np.isfinite(features_ND).all():
+        raise NumericError(f"score: class {label}: a feature is not finite; check the teacher's weights.")
+    return features_ND.reshape(*crops_u8.shape[:2], -1)

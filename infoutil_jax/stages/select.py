@@ -1,23 +1,28 @@
-"""Which crops a class keeps: the top n by a rule over their scores (InfoUtil Algorithm 1; RDED's for the control)."""
+"""Which crops a class keeps: the top n by a rule over their scores (InfoUtil Algorithm 1; RDED's and coresets' for the
+controls)."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from infoutil_jax import coresets
 from infoutil_jax.checks import one_of
+from infoutil_jax.coresets import rounded
 from infoutil_jax.errors import DataError
 from infoutil_jax.keys import generator
 from infoutil_jax.types import Scores
 
 VERSION = 1
 GRADIENT_RULES = ("largest_gradient_norm", "smallest_gradient_norm", "middle_gradient_norm", "largest_correct")
-RULES = (*GRADIENT_RULES, "lowest_loss", "random")
+FEATURE_RULES = ("herding", "k_means")
+RULES = (*GRADIENT_RULES, *FEATURE_RULES, "lowest_loss", "forgetting", "random")
 
 
 @dataclass(frozen=True)
 class Settings:
     rule: str  # largest_gradient_norm (the paper's) | smallest_.. | middle_.. (nearest the class's median)
     #            | largest_correct (correctly classified crops before others) | lowest_loss (RDED's) | random
+    #            | herding | k_means | forgetting: see coresets.py
     pool: str  # all crops compete | best_per_image: each image's best crop only
     duplicates: bool  # whether the same box of the same image may be kept more than once
 
@@ -26,27 +31,35 @@ class Settings:
         one_of("select.pool", self.pool, ("all", "best_per_image"))
 
 
-def _rounded(values):
-    """To five significant digits, so that rounding noise between devices cannot change an order."""
-    values = np.asarray(values, np.float64)
-    digits = 4 - np.floor(np.log10(np.abs(values), where=values != 0, out=np.zeros_like(values)))
-    return np.round(values * 10.0**digits) / 10.0**digits
-
-
 def badness(rule: str, scores: Scores, draws) -> tuple[np.ndarray, ...]:
     """Keys to sort crops (M, R) by, most important first, best crop smallest."""
     if rule == "random":
         return (draws,)
     if rule == "lowest_loss":
-        return (_rounded(scores.loss),)
-    norm = _rounded(scores.gradient_norm)
+        return (rounded(scores.loss),)
+    if rule == "forgetting":
+        return (-scores.forgotten, draws)
+    norm = rounded(scores.gradient_norm)
     if rule == "smallest_gradient_norm":
         return (norm,)
     if rule == "middle_gradient_norm":
-        return (_rounded(np.abs(norm - np.median(norm))),)
+        return (rounded(np.abs(norm - np.median(norm))),)
     if rule == "largest_correct":
         return (~scores.correct, -norm)
     return (-norm,)
+
+
+def _places(rule: str, features_MRD, ids, n: int, seed: int) -> np.ndarray:
+    """The place (M, R) of every crop in the order of a rule that looks at all crops at once."""
+    by_id = sorted(range(len(ids)), key=lambda i: ids[i])  # so that the order of the candidates cannot matter
+    features_ND = features_MRD[by_id].reshape(-1, features_MRD.shape[2])
+    if rule == "herding":
+        order = coresets.herding(features_ND)
+    else:
+        order = coresets.k_means(features_ND, n, int(generator(seed, "select", rule).integers(2**31)))
+    places = np.empty(features_MRD.shape[:2], np.int64)
+    places[by_id] = np.argsort(order).reshape(places.shape)
+    return places
 
 
 def _order(keys, ids) -> np.ndarray:
@@ -71,8 +84,12 @@ def run(settings: Settings, seed: int, scores: Scores, boxes, ids, n: int, *, wh
     scores (M, R), boxes (M, R, 4), ids of the M images. Permuting the candidates permutes nothing but the row numbers.
     Raises DataError when fewer than n crops are left to choose from; `where` names the class in it.
     """
-    draws = np.stack([generator(seed, "select", i).uniform(size=scores.loss.shape[1]) for i in ids])
-    rows = _order(badness(settings.rule, scores, draws), ids)
+    if settings.rule in FEATURE_RULES:
+        keys = (_places(settings.rule, scores.features, ids, n, seed),)
+    else:
+        draws = np.stack([generator(seed, "select", i).uniform(size=scores.loss.shape[1]) for i in ids])
+        keys = badness(settings.rule, scores, draws)
+    rows = _order(keys, ids)
     if settings.pool == "best_per_image":
         rows = _first_of_each(rows, rows[:, :1])
     elif not settings.duplicates:

@@ -1,7 +1,9 @@
 """The teacher: one training run with two snapshots, an early one (labels at small IPC) and the converged one
 (attribution, scores, labels at large IPC). InfoUtil App. B.2; the paper leaves optimiser, batch and schedule open."""
 
+import dataclasses
 import functools
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ from infoutil_jax import losses, models, optim, parallel, train
 from infoutil_jax.checks import in_range, one_of
 from infoutil_jax.data import augment
 from infoutil_jax.data.batches import epoch_batches, load_ahead
-from infoutil_jax.errors import NumericError
+from infoutil_jax.errors import ConfigError, NumericError
 from infoutil_jax.keys import generator, key_for
 
 VERSION = 1
@@ -35,6 +37,12 @@ class Settings:
     data_parallel: bool  # spread batches over all devices; bits then depend on their number
     checkpoint_epochs: int  # an interrupted training goes on from the last multiple of this
     min_times_chance: float  # refuse a teacher below this multiple of chance accuracy
+    weights: str  # .safetensors file to read instead of training; '' = train
+    weights_sha256: str  # 64 hex digits, '' = any
+    weights_top1: float  # accuracy recorded for the weights, in [0, 1]; 0 = unknown
+    weights_tolerance: float  # largest distance from it, in [0, 1]
+    early_weights: str  # file of the early teacher, '' = the same weights
+    early_weights_sha256: str
 
     def __post_init__(self):
         one_of("teacher.model", self.model, models.MODELS)
@@ -47,6 +55,20 @@ class Settings:
         in_range("teacher.warmup_epochs", self.warmup_epochs, 0, self.epochs)
         for name in ("width", "weight_decay", "min_times_chance"):
             in_range(f"teacher.{name}", getattr(self, name), 0)
+        for name in ("weights_top1", "weights_tolerance"):
+            in_range(f"teacher.{name}", getattr(self, name), 0, 1)
+        if self.early_weights and not self.weights:
+            raise ConfigError("teacher.early_weights is set but teacher.weights is not; name both files.")
+        for name in ("weights_sha256", "early_weights_sha256"):
+            if not re.fullmatch("([0-9a-f]{64})?", getattr(self, name)):
+                raise ConfigError(f"teacher.{name}={getattr(self, name)!r} is no SHA-256: it has 64 digits 0-9, a-f.")
+
+    @property
+    def training(self) -> dict:
+        """The settings that a training depends on; when snapshots are taken changes nothing in it."""
+        fields = dataclasses.asdict(self).items()
+        of_files = {name for name, _ in fields if name.removeprefix("early_").startswith("weights")}
+        return {name: value for name, value in fields if name not in of_files | {"early_epoch", "checkpoint_epochs"}}
 
 
 class Teacher(NamedTuple):
@@ -56,6 +78,7 @@ class Teacher(NamedTuple):
     early: dict
     converged: dict
     record: dict
+    forgotten: dict | None = None  # training image's id -> how often it was forgotten; where a rule asks for it
 
     def variables(self, which: str) -> dict:
         return {"early": self.early, "converged": self.converged}[which]
@@ -83,11 +106,13 @@ def _make_step(settings: Settings, network: train.Network, optimizer, flip: bool
     view = functools.partial(_augment, settings.augment, flip)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state, key, indices, images_u8, labels):
+    def step(state, key, k_dropout, indices, images_u8, labels):
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, indices)
         images = jax.vmap(view)(keys, images_u8.astype(jnp.float32) / 255)
         loss_of_logits = lambda logits: losses.cross_entropy(logits, labels).mean()
-        return train.update(network, optimizer, state, images, loss_of_logits)
+        k_step = jax.random.fold_in(k_dropout, state.step)
+        state, loss, logits = train.update(network, optimizer, state, k_step, images, loss_of_logits)
+        return state, loss, logits.argmax(axis=-1) == labels
 
     return step
 
@@ -99,43 +124,54 @@ def _optimizer(settings: Settings, steps_per_epoch: int):
 
 
 def run(
-    settings: Settings, network: train.Network, dataset, seed: int, *, side: int, flip: bool, progress, snapshots
-) -> None:
+    settings: Settings, network: train.Network, dataset, seed: int, *, side: int, flip: bool, progress, snapshots,
+    keep=lambda epoch, correct_N: None,
+) -> None:  # fmt: skip
     """Trains on `dataset.train` and leaves variables in `snapshots` at steps `early_epoch` and `epochs`.
 
     `progress` and `snapshots` save and restore trees by step (store.Checkpoints); a run that was interrupted goes on
-    from the last step in `progress` that lies before every missing snapshot, with the same draws.
+    from the last step in `progress` that lies before every missing snapshot, with the same draws, and ends with the
+    last missing one. `keep(epoch, correct_N)` is called after every epoch, before anything is saved: which of the
+    training images (N,) bool the network was right about when it learned from them.
     """
-    split, key = dataset.train, key_for(seed, "teacher", "views")
+    split, key, k_dropout = dataset.train, key_for(seed, "teacher", "views"), key_for(seed, "teacher", "dropout")
     steps_per_epoch = -(-len(split) // settings.batch_size)
     optimizer = _optimizer(settings, steps_per_epoch)
     variables = models.initialize(network.model, key_for(seed, "teacher", "init"), side)
     state = train.create_state(variables, optimizer)
     missing = {settings.early_epoch, settings.epochs} - set(snapshots.steps())
+    last_epoch, correct_N = max(missing), np.zeros(len(split), bool)
     first_epoch = max((epoch for epoch in progress.steps() if epoch < min(missing)), default=0)
     if first_epoch:
         state = train.TrainState(*progress.restore(first_epoch, state))
     place, copy = (parallel.shard_rows, parallel.replicate) if settings.data_parallel else (jax.device_put,) * 2
 
     def load(indices):
-        return place((indices.astype(np.int32), split.images(indices), split.labels[indices]))
+        return indices, *place((indices.astype(np.int32), split.images(indices), split.labels[indices]))
 
     def batches():
-        for epoch in range(first_epoch, settings.epochs):
+        for epoch in range(first_epoch, last_epoch):
             key_e = jax.random.fold_in(key, epoch)
             order = epoch_batches(generator(seed, "teacher", "order", epoch), len(split), settings.batch_size)
             for batch in load_ahead(load, order):
                 yield key_e, *batch
 
+    step = _make_step(settings, network, optimizer, flip)
+
+    def advance(state, key_e, indices, *batch):
+        state, loss, correct_B = step(state, key_e, k_dropout, *batch)
+        correct_N[indices] = correct_B
+        return state, loss
+
     def save(epochs_done, state):
-        if epochs_done in (settings.early_epoch, settings.epochs) and epochs_done not in snapshots.steps():
+        keep(epochs_done, correct_N)
+        if epochs_done in missing:
             snapshots.save(epochs_done, state.variables)
         if epochs_done % settings.checkpoint_epochs == 0 and epochs_done < settings.epochs:
             progress.save(epochs_done, state)
 
-    step = _make_step(settings, network, optimizer, flip)
-    length = dict(epochs=settings.epochs, steps_per_epoch=steps_per_epoch, first_epoch=first_epoch)
-    train.fit(step, copy(state), batches(), **length, label="teacher", after_epoch=save)
+    length = dict(epochs=last_epoch, steps_per_epoch=steps_per_epoch, first_epoch=first_epoch)
+    train.fit(advance, copy(state), batches(), **length, label="teacher", after_epoch=save)
 
 
 def examine(settings: Settings, network: train.Network, variables, dataset, which: str) -> dict:
@@ -148,6 +184,56 @@ def examine(settings: Settings, network: train.Network, variables, dataset, whic
             "(teacher.epochs), lower teacher.learning_rate, or check the labels and data.mean/std."
         )
     return accuracy._asdict()
+
+
+def self_test(
+    settings: Settings, network: train.Network, variables, dataset, which: str, measured: dict, recorded: float
+) -> None:
+    """Raises NumericError where imported weights, `measured` by train.test, are near chance or further from their
+    `recorded` top-1 (in [0, 1], 0 = unknown) than `settings.weights_tolerance`; says what the commonest causes are."""
+    top1, chance = measured["top1"], 1 / len(dataset.class_names)
+    faults = []
+    if recorded and abs(top1 - recorded) > settings.weights_tolerance:
+        faults.append(f"not the recorded {recorded:.1%} (teacher.weights_tolerance={settings.weights_tolerance:g})")
+    if top1 < settings.min_times_chance * chance:
+        faults.append(f"near chance ({chance:.1%})")
+    if faults:
+        hint = order_hint(_confusion(network, variables, dataset.val, len(dataset.class_names)), dataset.class_names)
+        raise NumericError(
+            f"teacher ({which}): the imported weights reach {top1:.1%} on the validation split, {' and '.join(faults)}."
+            f"{hint} Likely causes, the commonest first: the order of the classes; data.mean and data.std; the resize "
+            "(data.image_size, crop_share, interpolation); another validation split."
+        )
+
+
+@functools.lru_cache(maxsize=None)
+def _predict_fn(network: train.Network):
+    return lambda variables, images_u8: network.logits(variables, images_u8.astype(jnp.float32) / 255).argmax(axis=-1)
+
+
+def _confusion(network: train.Network, variables, split, n_classes: int, *, chunk: int = 2000) -> np.ndarray:
+    """counts_KK[i, j]: how many images of class i are taken for class j."""
+    counts_KK = np.zeros((n_classes, n_classes), int)
+    for start in range(0, len(split), chunk):
+        rows = np.arange(start, min(start + chunk, len(split)))
+        predicted = parallel.map_batches(_predict_fn(network), 125, variables, split.images(rows))
+        np.add.at(counts_KK, (split.labels[rows], predicted), 1)
+    return counts_KK
+
+
+def order_hint(counts_KK: np.ndarray, class_names) -> str:
+    """A sentence where renaming the predicted classes one to one would make 20 points more of the images right."""
+    from scipy.optimize import linear_sum_assignment
+
+    classes, taken_for = linear_sum_assignment(-counts_KK)
+    hits = counts_KK[classes, taken_for]
+    if hits.sum() - np.trace(counts_KK) <= 0.2 * counts_KK.sum():
+        return ""
+    clearest = np.argmax(np.where(taken_for != classes, hits, -1))
+    return (
+        f" The file's classes seem to be in another order: true class {class_names[clearest]!r} (index {clearest}) is "
+        f"predicted as index {taken_for[clearest]}; in another order {hits.sum() / counts_KK.sum():.1%} would be right."
+    )
 
 
 def blank_variables(network: train.Network, side: int) -> dict:

@@ -1,0 +1,7 @@
+"""ImageWoof with ResNet-18 at IPC 10; see configs/imagewoof.py for the recipe and the published figures."""
+
+from configs import imagewoof
+
+
+def get_config():
+    return imagewoof.get_config(ipc=10)

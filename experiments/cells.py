@@ -1,0 +1,200 @@
+"""The harness of the experiments: a list of cells, each one run of the pipeline, and a table beside what is published.
+
+    python experiments/NAME/run.py --data_dir=DIR [--only=REGEX] [--seeds=N] [--recipe=NAME]   # what is not there yet
+    python experiments/NAME/run.py --list       # runs nothing, brings results.md up to date
+    python experiments/NAME/run.py --smoke      # tiny cells on the embedded digits; their figures mean nothing
+
+DIR is TFDS's data_dir; folders of images lie in it under the last name of their config's data.path. results.json,
+written after every cell, holds what ran: command, settings, versions, hardware, seconds, every seed's accuracy. A cell
+that is there with the same settings and as many seeds is not run again. All experiments share teachers, attributions
+and scores.
+"""
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import logging
+from configs import digits
+
+from infoutil_jax import clock, compilation, config, pipeline, results, store
+from infoutil_jax.errors import InfoUtilError
+from infoutil_jax.settings import RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Cell(NamedTuple):
+    """One run: a config, what differs from it, and what is published for it."""
+
+    name: str  # unique in its experiment
+    config: str  # as in --config, from the root of the repository
+    changes: dict  # dotted key -> value
+    methods: tuple[str, ...]
+    published: dict[str, str]  # method, ours or another's -> top-1 in %
+
+
+def main(here: Path, cells: list[Cell], note: str, argv: list[str] | None = None) -> None:
+    """Runs `cells` as the command line says. results.json and results.md, with `note` above its table, go to `here`,
+    those of --smoke below --runs. Exits with a message where a cell's name, setting or data is wrong."""
+    flags = _parse(argv)
+    by_recipe = {recipe: [_in_recipe(cell, recipe) for cell in cells] for recipe in RECIPES}
+    wanted = [cell for cell in by_recipe[flags.recipe] if re.search(flags.only, cell.name)]
+    if not wanted:
+        sys.exit(f"error: --only={flags.only!r} names no cell; there are: {', '.join(cell.name for cell in cells)}.")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        _run_missing(here, sum(by_recipe.values(), []), wanted, note, flags)
+    except InfoUtilError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _parse(argv) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", default="", help="where all data sets are; by default where the configs say")
+    parser.add_argument("--only", default="", metavar="REGEX", help="cells whose name this is found in")
+    parser.add_argument("--seeds", type=int, default=0, help="students; by default as many as the config says")
+    parser.add_argument("--recipe", default=RECIPES[0], choices=RECIPES, help="how students are trained")
+    parser.add_argument("--runs", type=Path, help="folder of the runs; by default runs/, or runs/smoke/")
+    parser.add_argument("--artifacts", type=Path, help="what cells share; by default artifacts/ below --runs")
+    parser.add_argument("--smoke", action="store_true", help="tiny cells on the embedded digits")
+    parser.add_argument("--list", action="store_true", help="run nothing, write results.md")
+    flags = parser.parse_args(argv)
+    flags.runs = flags.runs or ROOT / "runs" / ("smoke" if flags.smoke else "")
+    flags.artifacts = flags.artifacts or flags.runs / "artifacts"
+    return flags
+
+
+def _in_recipe(cell: Cell, recipe: str) -> Cell:
+    if recipe == RECIPES[0]:
+        return cell
+    return cell._replace(name=f"{cell.name}, {recipe} recipe", changes={"recipe": recipe, **cell.changes})
+
+
+def _run_missing(here: Path, cells, wanted, note, flags) -> None:
+    out = flags.runs / here.name if flags.smoke else here
+    settings = {cell.name: settings_of(cell, flags) for cell in cells}
+    if flags.smoke:  # of cells that are the same on the digits, the first
+        cells = wanted = list({_key(settings[cell.name]): cell for cell in reversed(wanted)}.values())[::-1]
+    path = out / "results.json"
+    records = store.read_json(path) if path.exists() else {}
+    compilation.keep_programs()
+    for cell in wanted:
+        if not flags.list and not _holds(records.get(cell.name), settings[cell.name], seeds=True):
+            print(f"\n{here.name}: {cell.name}", flush=True)
+            records[cell.name] = _run(here.name, cell, settings[cell.name], flags)
+            store.write_json(path, records)
+    known = {name: record for name, record in records.items() if name in settings and _holds(record, settings[name])}
+    shown = [cell for cell in cells if cell.name in known or "recipe" not in cell.changes]
+    store.write_bytes(out / "results.md", f"{note}\n\n{table(shown, known)}\n".encode())
+    print(out / "results.md", flush=True)
+
+
+def settings_of(cell: Cell, flags) -> pipeline.Config:
+    """The checked settings of a cell. Raises ConfigError."""
+    c = config.load(f"{ROOT}/{cell.config}")
+    c.update_from_flattened_dict({"methods": cell.methods, **cell.changes})
+    if flags.smoke:
+        _shrink(c)
+    elif flags.data_dir:
+        c.data.path = flags.data_dir if c.data.source == "tfds" else f"{flags.data_dir}/{Path(c.data.path).name}"
+    if flags.seeds:
+        c.evaluate.seeds, c.evaluate.hard_seeds = flags.seeds, min(flags.seeds, c.evaluate.hard_seeds)
+    return config.resolve(c)
+
+
+def _shrink(c) -> None:
+    """Digits, one tiny network for all, one student of one epoch; rules, estimators, labels and mosaics stay."""
+    toy = digits.get_config()
+    c.data, c.teacher = toy.data, toy.teacher
+    c.update_from_flattened_dict({
+        "name": "smoke", "ipc": 1, "candidates": 16, "crop.per_image": 2, "crop.window": c.crop.window * 2 // 4,
+        "teacher.width": 8, "teacher.epochs": 2, "teacher.early_epoch": 1, "teacher.min_times_chance": 0.0,
+        "attribute.grid": 2, "attribute.budget": 8, "attribute.micro_batch": 16,
+        "evaluate.model": "convnet3", "evaluate.width": 8, "evaluate.learning_rate": 1e-3, "evaluate.batch_size": 10,
+        "evaluate.epochs": 1, "evaluate.test_every": 1, "evaluate.seeds": 1, "evaluate.hard_seeds": 0,
+    })  # fmt: skip
+
+
+def _same_run(plain: dict) -> dict:
+    """A plain config without what a result does not depend on: its name, where the data lie, how many students."""
+    counts = {"seeds": 0, "hard_seeds": 0}
+    return {**plain, "name": "", "data": plain["data"] | {"path": ""}, "evaluate": plain["evaluate"] | counts}
+
+
+def _key(settings) -> str:
+    return store.fingerprint(_same_run(results.plain(settings)))
+
+
+def _holds(record: dict | None, settings, *, seeds: bool = False) -> bool:
+    """Whether a record is of these settings; with `seeds`, of as many students too."""
+    if record is None or _same_run(record["config"]) != _same_run(results.plain(settings)):
+        return False
+    counts = ("seeds", "hard_seeds") if seeds else ()
+    return all(record["config"]["evaluate"][n] >= getattr(settings.evaluate, n) for n in counts)
+
+
+def _run(experiment: str, cell: Cell, settings, flags) -> dict:
+    """One run of the pipeline -> what results.json keeps of it."""
+    slug = re.sub("[^a-z0-9]+", "-", cell.name.lower())
+    students = f"{settings.evaluate.seeds}-{settings.evaluate.hard_seeds}"
+    workdir = flags.runs / experiment / f"{slug}-{_key(settings)[:8]}-{students}"
+    pipeline.run(settings, workdir=str(workdir), artifacts=str(flags.artifacts))
+    record, timing = store.read_json(workdir / "results.json"), workdir / pipeline.TIMING
+    spent = store.read_json(timing) if timing.exists() else []
+    command = [f"python experiments/{experiment}/run.py --only='^{cell.name}$' --seeds={settings.evaluate.seeds}"]
+    command += [f"--recipe={settings.recipe}"] * (settings.recipe != RECIPES[0])
+    command += ["--smoke"] * flags.smoke + ["--data_dir=DATA_DIR"] * bool(flags.data_dir)
+    del record["curves"]
+    record["config"]["data"]["path"] = "DATA_DIR" if flags.data_dir else settings.data.path
+    return record | {
+        "command": " ".join(command),
+        "cpu_cores": os.cpu_count(),
+        "seconds": round(sum(row[activity] for row in spent for activity in clock.ACTIVITIES), 1),
+    }
+
+
+def table(cells: list[Cell], records: dict[str, dict]) -> str:
+    """Markdown: every cell's methods, ours beside the published figure, and what the runs were."""
+    lines = ["| cell | method | ours | best epoch | hard labels | published |", "|---|---|---|---|---|---|"]
+    for cell in cells:
+        for method in dict.fromkeys([*cell.methods, *cell.published]):
+            title, published = results.TITLES.get(method, method), cell.published.get(method, "-")
+            ours = " | ".join(_ours(cell, method, records.get(cell.name)))
+            lines.append(f"| {cell.name} | {title} | {ours} | {published} |")
+    return "\n".join([*lines, "", *_runs(cells, records)])
+
+
+def _ours(cell: Cell, method: str, record: dict | None) -> list[str]:
+    """Final epoch, best epoch, hard labels."""
+    if method not in cell.methods or record is None:
+        return ["not run yet" if method in cell.methods else "-", "-", "-"]
+    by, labels = record["methods"][method], record["config"]["evaluate"]["labels"]
+    return [_percent(by.get(which, {}).get(column)) for which, column in (
+        (labels, "top1"), (labels, "best_epoch_top1"), ("hard", "top1")
+    )]  # fmt: skip
+
+
+def _percent(statistics: dict | None) -> str:
+    if statistics is None:
+        return "-"
+    mean, n = f"{100 * statistics['mean']:.1f}", len(statistics["seeds"])
+    return f"{mean} ± {100 * statistics['std']:.1f}" if n > 1 else f"{mean} (1 seed)"
+
+
+def _runs(cells: list[Cell], records: dict[str, dict]) -> list[str]:
+    done = [cell.name for cell in cells if cell.name in records]
+    if not done:
+        return ["No cell was run yet."]
+    lines = ["| run | teacher, early / converged | seeds | devices | seconds | commit |", "|---|---|---|---|---|---|"]
+    for name in done:
+        r = records[name]
+        teacher = " / ".join(f"{100 * r['teacher'][which]['top1']:.1f}" for which in ("early", "converged"))
+        devices = f"{r['environment']['devices']}, {r['cpu_cores']} cores"
+        seeds, commit = r["config"]["evaluate"]["seeds"], r["environment"]["git"][:10]
+        lines.append(f"| {name} | {teacher} | {seeds} | {devices} | {r['seconds']:.0f} | {commit} |")
+    return [*lines, "", "Seconds are without what another cell had made: teachers, attributions, scores, students."]

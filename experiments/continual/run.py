@@ -1,0 +1,103 @@
+"""Continual learning in 5 steps on finished distilled sets: the classes come in groups, in several random orders.
+
+    python experiments/continual/run.py --set=DIR [--artifacts=DIR]          # DIR: the workdir of a finished run
+    python experiments/continual/run.py --config=configs/X.py --set=DIR      # makes the run first
+
+Every method of the run is learned by both protocols (README.md). Writes results.json and results.md beside this file.
+--smoke: the embedded digits at toy size; writes both into DIR/continual.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path[:0] = [str(ROOT), str(HERE)]
+
+from infoutil_jax import config  # noqa: E402
+
+CONFIG = config.define_flag()
+SET = flags.DEFINE_string("set", None, "Workdir of a run.", required=True)
+ARTIFACTS = flags.DEFINE_string("artifacts", "", "The run's artifacts, where they are not in its workdir.")
+PROTOCOLS = flags.DEFINE_list("protocols", ["joint", "new_only"], "How the student of a step is trained.")
+ORDERS = flags.DEFINE_integer("orders", 5, "Random orders of the classes, a student's seed each.")
+STEPS = flags.DEFINE_integer("steps", 5, "Groups of classes.")
+SMOKE = flags.DEFINE_bool("smoke", False, "Toy sizes: shows that it runs, its figures mean nothing.")
+
+
+def settings_of(workdir: Path):
+    """The config that is asked for, or the finished run's own."""
+    from ml_collections import ConfigDict
+
+    if SMOKE.value:
+        return config.resolve(config.load(str(ROOT / "experiments" / "toy.py")))
+    return config.resolve(CONFIG.value or ConfigDict(json.loads((workdir / "config.json").read_text())))
+
+
+def learn_all(settings, workdir: Path) -> dict:
+    """method -> protocol -> a list of accuracies for every order, one a step."""
+    import increments
+
+    from infoutil_jax import pipeline, pretrained, records, teachers
+    from infoutil_jax.stages import teacher as teacher_stage
+
+    artifacts = Path(ARTIFACTS.value or workdir / "artifacts")
+    settings, _ = pretrained.adopt(settings)
+    if CONFIG.value or SMOKE.value:
+        pipeline.run(settings, workdir=str(workdir), artifacts=str(artifacts))
+    dataset = pipeline.open_data(settings)
+    teacher, own = teachers.obtain(settings, dataset, artifacts), settings.students
+    shape = (len(dataset.class_names), settings.data.mean, settings.data.std)
+    student = teacher_stage.build_network(own.model, own.width, *shape, bn_momentum=own.bn_momentum)
+    found = {}
+    for number, method in enumerate(settings.methods):
+        distilled = records.load(workdir / (f"controls/{method}" if number else "distilled"))
+        for protocol in PROTOCOLS.value:
+            for order in range(ORDERS.value):
+                parts = increments.groups(len(dataset.class_names), STEPS.value, order)
+                top1 = increments.learn(
+                    settings, distilled, student, teacher, dataset.val, parts, settings.seed + order,
+                    protocol=protocol, label=f"{method}, {protocol}, order {order}",
+                )  # fmt: skip
+                found.setdefault(method, {}).setdefault(protocol, []).append(top1)
+    return found
+
+
+def table(found: dict) -> str:
+    """Markdown: mean and standard deviation over the orders, a column a step."""
+    from infoutil_jax.metrics import mean_std
+
+    n_steps = len(next(iter(next(iter(found.values())).values()))[0])
+    columns = ["method", "protocol", *(f"step {i + 1}" for i in range(n_steps))]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for method, by in found.items():
+        for protocol, orders in by.items():
+            steps = [mean_std(values) for values in zip(*orders)]
+            cells = " | ".join(f"{mean:.3f} ± {std:.3f}" for mean, std in steps)
+            lines.append(f"| {method} | {protocol} | {cells} |")
+    return "\n".join(lines)
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)
+    from infoutil_jax import compilation, pipeline, results
+
+    compilation.keep_programs()
+    workdir = Path(SET.value)
+    settings = settings_of(workdir)
+    found = learn_all(settings, workdir)
+    out = workdir / "continual" if SMOKE.value else HERE
+    out.mkdir(exist_ok=True)
+    written = {"top1": found, "config": results.plain(settings), "environment": pipeline.environment(),
+               "cpu_cores": os.cpu_count()}  # fmt: skip
+    (out / "results.json").write_text(json.dumps(written, indent=1) + "\n")
+    (out / "results.md").write_text(table(found) + "\n")
+    print(table(found))
+
+
+if __name__ == "__main__":
+    app.run(main)

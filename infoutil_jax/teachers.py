@@ -1,0 +1,104 @@
+"""Where a run's teacher comes from: files that the config names, or a training of its own, kept on disk and shared."""
+
+from pathlib import Path
+
+import numpy as np
+
+from infoutil_jax import coresets, distil, pretrained, store, train
+from infoutil_jax.clock import CLOCK
+from infoutil_jax.errors import ConfigError, CorruptArtifact
+from infoutil_jax.progress import say
+from infoutil_jax.settings import Config, for_method
+from infoutil_jax.stages import teacher as stage
+
+
+def obtain(config: Config, dataset, artifacts: Path) -> stage.Teacher:
+    """The teacher of a config that `pretrained.adopt` has seen; its accuracy is measured once, and printed."""
+    settings, shape = config.teacher, (len(dataset.class_names), config.data.mean, config.data.std)
+    network = stage.build_network(settings.model, settings.width, *shape)
+    teacher = (_imported if settings.weights else _trained)(config, network, dataset, artifacts)
+    for which in ("early", "converged"):
+        seen = teacher.record[which]
+        origin = seen.get("file") or f"epoch {seen['epoch']}"
+        say(f"teacher ({which}, {origin}): {seen['top1']:.2%} on {seen['count']} validation images")
+    return teacher
+
+
+def _imported(config: Config, network, dataset, artifacts: Path) -> stage.Teacher:
+    """Read anew in every run, and tested against the accuracy that is recorded for it."""
+    if _wants_forgetting(config):
+        raise ConfigError("select.rule=forgetting needs the teacher's training; unset teacher.weights or the method.")
+    blank = stage.blank_variables(network, config.data.image_size)
+    loaded, notes = pretrained.of_teacher(config, blank, dataset.class_names)
+    say("\n".join(notes))
+    record, identity = {"model": config.teacher.model}, distil.data_identity(config, dataset)
+    for which, found in loaded.items():
+        path = artifacts / "teacher" / store.fingerprint("imported", found.identity, identity) / "teacher.json"
+        if not path.exists():
+            with CLOCK.stage("teacher"):
+                store.write_json(path, train.test(network, found.variables, dataset.val)._asdict())
+        measured = store.read_json(path)
+        stage.self_test(config.teacher, network, found.variables, dataset, which, measured, found.top1)
+        record[which] = {**found.record, **measured}
+    return stage.Teacher(network, loaded["early"].variables, loaded["converged"].variables, record)
+
+
+def _trained(config: Config, network, dataset, artifacts: Path) -> stage.Teacher:
+    """From disk where it was trained before. Runs that differ in `early_epoch` alone share one training."""
+    settings, shape = config.teacher, (len(dataset.class_names), config.data.mean, config.data.std)
+    identity = distil.data_identity(config, dataset)
+    name = store.fingerprint("teacher", stage.VERSION, settings.training, shape, config.data.flip, identity)
+    directory = artifacts / "teacher" / name
+    snapshots, progress = store.Checkpoints(directory / "snapshots"), store.Checkpoints(directory / "progress", keep=2)
+    epochs = {"early": settings.early_epoch, "converged": settings.epochs}
+    if not set(epochs.values()) <= set(snapshots.steps()):
+        keep = lambda epoch, correct_N: store.save_arrays(_history(directory, epoch), {"bits": np.packbits(correct_N)})
+        stores = {"progress": progress, "snapshots": snapshots, "keep": keep}
+        size = {"side": config.data.image_size, "flip": config.data.flip}
+        with CLOCK.stage("teacher"):
+            stage.run(settings, network, dataset, config.seed, **size, **stores)
+    like = stage.blank_variables(network, config.data.image_size)
+    weights = {which: snapshots.restore(epoch, like) for which, epoch in epochs.items()}
+    snapshots.close()
+    progress.close()
+    record = {"model": settings.model}
+    for which, variables in weights.items():
+        path = directory / f"epoch{epochs[which]}.json"
+        record[which] = {"epoch": epochs[which], **_measured(config, network, dataset, path, which, variables)}
+    forgotten = _forgotten(settings.epochs, directory, dataset.train) if _wants_forgetting(config) else None
+    return stage.Teacher(network, weights["early"], weights["converged"], record, forgotten)
+
+
+def _measured(config: Config, network, dataset, path: Path, which: str, variables) -> dict:
+    """Hash and accuracy of one snapshot, measured once; later the weights are checked against the hash."""
+    sha256 = store.tree_hash(variables)
+    if not path.exists():
+        with CLOCK.stage("teacher"):
+            accuracy = stage.examine(config.teacher, network, variables, dataset, which)
+        store.write_json(path, {"sha256": sha256, **accuracy})
+    measured = store.read_json(path)
+    if measured["sha256"] != sha256:
+        fault = f"the {which} teacher's weights are not those that were measured"
+        raise CorruptArtifact(f"{path}: {fault}; delete {path.parent} to train again.")
+    return measured
+
+
+def _wants_forgetting(config: Config) -> bool:
+    return any(for_method(config, name).select.rule == "forgetting" for name in config.methods)
+
+
+def _history(directory: Path, epoch: int) -> Path:
+    """Which training images the network in training was right about in one epoch."""
+    return directory / "correct" / f"{epoch}.npz"
+
+
+def _forgotten(epochs: int, directory: Path, split) -> dict[str, int]:
+    """How often each training image was forgotten, by its id."""
+    paths = [_history(directory, epoch) for epoch in range(1, epochs + 1)]
+    absent = [path.name for path in paths if not path.exists()]
+    if absent:
+        raise CorruptArtifact(
+            f"{directory}/correct: {', '.join(absent)} are missing; delete {directory} to train again."
+        )
+    correct_EN = np.stack([np.unpackbits(store.load_arrays(path)["bits"], count=len(split)) for path in paths])
+    return dict(zip(split.ids, coresets.forgetting_counts(correct_EN).tolist()))

@@ -1,0 +1,63 @@
+"""What a run's teacher remembers of its training, and that runs share it."""
+
+import jax
+import numpy as np
+import pytest
+from configs import digits_ipc1
+
+from infoutil_jax import config, data, store, teachers
+from infoutil_jax.errors import ConfigError, CorruptArtifact
+from infoutil_jax.stages import teacher as stage
+
+
+def tiny(*methods, **changes):
+    c = digits_ipc1.get_config()
+    c.update_from_flattened_dict({"teacher.width": 4, "teacher.epochs": 3, "teacher.min_times_chance": 0.0})
+    c.update_from_flattened_dict({"teacher.early_epoch": 1, "methods": methods, **changes})
+    return config.resolve(c)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return data.open_dataset(tiny("infoutil").data)
+
+
+def remembers(correct_EN):
+    """In place of stage.run: snapshots of nothing, and what was right in every epoch."""
+
+    def run(settings, network, dataset, seed, *, side, flip, progress, snapshots, keep):
+        for epoch in (1, 3):
+            snapshots.save(epoch, stage.blank_variables(network, side))
+        for epoch, correct_N in enumerate(correct_EN, start=1):
+            keep(epoch, correct_N)
+
+    return run
+
+
+def test_forgetting_is_counted_by_image_and_only_where_a_rule_asks(dataset, tmp_path, monkeypatch):
+    correct_EN = np.ones((3, len(dataset.train)), bool)
+    correct_EN[1, 5] = False  # forgotten once
+    correct_EN[:, 9] = False  # never right
+    monkeypatch.setattr(stage, "run", remembers(correct_EN))
+    forgotten = teachers.obtain(tiny("random_images", "forgetting"), dataset, tmp_path).forgotten
+    assert {name: n for name, n in forgotten.items() if n} == {dataset.train.ids[5]: 1, dataset.train.ids[9]: 3}
+    assert set(forgotten) == set(dataset.train.ids)
+    assert teachers.obtain(tiny("infoutil"), dataset, tmp_path).forgotten is None
+    next(tmp_path.rglob("correct/2.npz")).unlink()
+    with pytest.raises(CorruptArtifact, match="2.npz are missing; delete .* to train again"):
+        teachers.obtain(tiny("forgetting"), dataset, tmp_path)
+
+
+def test_weights_from_elsewhere_have_no_history(dataset, tmp_path):
+    with pytest.raises(ConfigError, match="forgetting needs the teacher's training"):
+        teachers.obtain(tiny("forgetting", **{"teacher.weights": "some.safetensors"}), dataset, tmp_path)
+
+
+def test_runs_that_differ_in_the_early_epoch_share_a_training(dataset, tmp_path):
+    one = teachers.obtain(tiny("infoutil"), dataset, tmp_path)
+    other = teachers.obtain(tiny("infoutil", **{"teacher.early_epoch": 2}), dataset, tmp_path)
+    assert len(list(tmp_path.glob("teacher/*"))) == 1
+    assert one.record["converged"] == other.record["converged"]
+    assert [one.record["early"]["epoch"], other.record["early"]["epoch"]] == [1, 2]
+    assert one.record["early"]["sha256"] == store.tree_hash(one.early) != store.tree_hash(other.early)
+    jax.tree.map(np.testing.assert_array_equal, one.converged, other.converged)
