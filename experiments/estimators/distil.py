@@ -4,7 +4,7 @@
 
 Every variant has the same teacher, candidates, noise and students for each of three seeds; the embedded data are enough.
 Writes distil.json beside this file: accuracy over all students, and the share of kept crops (image and box) in common with
-the set that 2,048 evaluations of the odd GP give. Half an hour on 2 CPU cores; an interrupted experiment goes on.
+the set that 2,048 evaluations of the odd GP give. An hour on 2 CPU cores; an interrupted experiment goes on.
 """
 
 import json

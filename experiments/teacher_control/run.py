@@ -20,6 +20,10 @@ PUBLISHED = {  # (RDED, InfoUtil) converged and InfoUtil early, at IPC 1, 10, 50
 
 
 def cells():
+    for ipc in (1, 10, 50):  # not in the paper's table
+        for label in ("converged", "early"):
+            changes = {"label.teacher": label}
+            yield Cell(f"cifar10 ipc {ipc}, {label} teacher", f"configs/cifar10_ipc{ipc}.py", changes, METHODS, {})
     for student, figures in PUBLISHED.items():
         teacher = student.replace("resnet101", "resnet18")
         for ipc, rded, converged, early in zip((1, 10, 50), *figures, strict=True):

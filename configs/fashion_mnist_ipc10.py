@@ -1,0 +1,7 @@
+"""Fashion-MNIST with ConvNet-3 at IPC 10; see configs/fashion_mnist.py for the recipe."""
+
+from configs import fashion_mnist
+
+
+def get_config():
+    return fashion_mnist.get_config(ipc=10)
