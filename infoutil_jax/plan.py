@@ -111,13 +111,14 @@ def _distil_line(config: Config, name: str, source: Source, flops: float) -> str
     most = source.n_classes * config.candidates
     pool = min(most, source.n_train or most)
     crops = pool * (1 if config.crop.rule == "whole" else config.crop.per_image)
-    budget = min(config.attribute.budget, 2 ** config.attribute.grid**2)
-    evaluations = pool * budget if config.crop.rule == "shapley" else 0
-    scored = 0 if config.select.rule == "random" else crops
+    attributed, by_gradient = pool * (config.crop.rule == "shapley"), config.attribute.estimator == attribute.GRAD_CAM
+    evaluations = 0 if by_gradient else attributed * min(config.attribute.budget, 2**config.attribute.grid**2)
+    attribution = attributed * (1 + BACKWARD) if by_gradient else evaluations
+    scored = 0 if config.select.rule in ("random", "forgetting") else crops
     passes = 1 + BACKWARD if config.select.rule in select.GRADIENT_RULES else 1
     return (
         f"{name:15s} {pool:,} candidates, {evaluations:,} coalition evaluations, {scored:,} crops scored, "
-        f"{source.n_classes * config.n_crops:,} kept: {_unit(flops * (evaluations + scored * passes), 'FLOP')}"
+        f"{source.n_classes * config.n_crops:,} kept: {_unit(flops * (attribution + scored * passes), 'FLOP')}"
     )
 
 
@@ -179,15 +180,17 @@ def describe(config: Config) -> str:
     network = build_network(teacher.model, teacher.width, source.n_classes, config.data.mean, config.data.std)
     flops, n_parameters = forward_cost(network, config.data.image_size)
     name = " ".join(filter(None, (config.data.source, config.data.name or config.data.path)))
-    return "\n".join([
-        f"plan of {config.name}: {name} at {config.data.image_size} px, IPC {config.ipc}",
-        _data_line(source),
-        f"devices         {parallel.describe()}",
-        f"network         {teacher.model}: {n_parameters:,} parameters, {_unit(flops, 'FLOP')} a forward pass",
-        _teacher_line(teacher, source, flops),
-        *notes,
-        *(_distil_line(for_method(config, method), method, source, flops) for method in config.methods),
-        _student_line(config, source, flops),
-        *_disk_and_memory_lines(config, source, network, n_parameters),
-        f"missing         {'; '.join(filter(None, [source.missing, *absent])) or 'nothing'}",
-    ])
+    return "\n".join(
+        [
+            f"plan of {config.name}: {name} at {config.data.image_size} px, IPC {config.ipc}",
+            _data_line(source),
+            f"devices         {parallel.describe()}",
+            f"network         {teacher.model}: {n_parameters:,} parameters, {_unit(flops, 'FLOP')} a forward pass",
+            _teacher_line(teacher, source, flops),
+            *notes,
+            *(_distil_line(for_method(config, method), method, source, flops) for method in config.methods),
+            _student_line(config, source, flops),
+            *_disk_and_memory_lines(config, source, network, n_parameters),
+            f"missing         {'; '.join(filter(None, [source.missing, *absent])) or 'nothing'}",
+        ]
+    )

@@ -5,6 +5,7 @@ from configs import base, digits_ipc1, imagenet_ipc10
 
 from infoutil_jax import config, plan
 from infoutil_jax.errors import ConfigError, DataError
+from infoutil_jax.settings import for_method
 from infoutil_jax.stages.teacher import build_network
 
 RESNET18 = [(112, 7, 2, 3, 64), *[(56, 3, 1, 64, 64)] * 4]  # (output side, kernel, stride, channels in, channels out)
@@ -56,6 +57,15 @@ def test_cost_of_a_method_is_passes_times_flops():
     assert line.endswith(": 190 GFLOP")  # 1437 x (128 evaluations + 4 passes for its one crop) x 1 MFLOP = 189.7 G
     student = plan._student_line(settings, source, flops=1e6)
     assert ": 40 GFLOP each" in student  # 1000 steps x 10 rows x (3 for the gradient + 1 for the teacher) x 1 MFLOP
+
+
+def test_grad_cam_costs_a_gradient_an_image_and_forgetting_no_pass_at_all():
+    source = plan.Source(10, 1437, 360, "")
+    cam = resolved(digits_ipc1, attribute={"estimator": "grad_cam"}, select={"rule": "random"})
+    line = plan._distil_line(cam, "infoutil", source, flops=1e6)
+    assert "0 coalition evaluations, 0 crops scored" in line and line.endswith(": 5.75 GFLOP")  # 1437 x 4 passes
+    line = plan._distil_line(for_method(cam, "forgetting"), "forgetting", source, flops=1e6)
+    assert "0 crops scored" in line and line.endswith(": 0 FLOP")
 
 
 def test_students_with_hard_labels_only_are_counted_once():
