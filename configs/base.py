@@ -30,7 +30,7 @@ def get_config():
     c.candidates = 300  # real images a class may choose from (a random choice of them; fewer where it has fewer)
     # the first fills distilled/, the others are its controls:
     # infoutil | random_images (whole) | random_mosaics (2x2 of whole) | random_crops (same window, anywhere) | rded
-    # | herding | k_means (coresets of whole images)
+    # | herding | k_means | forgetting (coresets of whole images)
     c.methods = ("infoutil", "random_images", "random_crops", "rded")
 
     c.data = ConfigDict()
@@ -109,7 +109,9 @@ def get_config():
 
     c.evaluate = ConfigDict()
     c.evaluate.model = c.teacher.get_oneway_ref("model")  # follows the teacher's until it is set itself
-    c.evaluate.width = c.teacher.get_oneway_ref("width")
+    width = lambda teacher, student, width: width if teacher == student else 0  # another network has its own
+    models = c.teacher.get_ref("model"), c.evaluate.get_ref("model")
+    c.evaluate.width = follow(width, *models, c.teacher.get_ref("width"))
     c.evaluate.epochs = 300
     # 0 = RDED's: 10 at IPC 1, 50 at IPC 10, 100 at IPC 50, twice that from 100 classes on
     c.evaluate.batch_size = by_recipe(c, rded=0, modern=100)
@@ -126,7 +128,8 @@ def get_config():
     # share of views that show one cell of a zoom_grid x zoom_grid partition at full size; modern: 1 - 1 / F^2
     zoom = lambda recipe, factor: 1 - 1 / factor**2 if recipe == "modern" else 0.0
     c.evaluate.zoom = follow(zoom, c.get_ref("recipe"), c.compose.get_ref("factor"))
-    c.evaluate.zoom_grid = 2
+    zoom_grid = lambda recipe, factor: factor if recipe == "modern" else 2
+    c.evaluate.zoom_grid = follow(zoom_grid, c.get_ref("recipe"), c.compose.get_ref("factor"))
     c.evaluate.shuffle = True  # RDED's ShufflePatches on mosaics
     # of each view: none | autoaugment_cifar10 | autoaugment_imagenet | randaugment
     c.evaluate.augment = by_recipe(c, rded="none", infoutil="autoaugment_imagenet", modern="randaugment")

@@ -22,7 +22,6 @@ LEARNING_RATES = {
     "vgg11": 5e-4,
     "efficientnet_b0": 2e-3,
     "mobilenet_v2": 2.5e-3,
-    "alexnet": 1e-4,
     "vit_b_16": 1e-4,
     "swin_v2_t": 1e-4,
 }

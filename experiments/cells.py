@@ -83,15 +83,23 @@ def _run_missing(here: Path, cells, wanted, note, flags) -> None:
     path = out / "results.json"
     records = store.read_json(path) if path.exists() else {}
     compilation.keep_programs()
+    failed = 0
     for cell in wanted:
         if not flags.list and not _holds(records.get(cell.name), settings[cell.name], seeds=True):
             print(f"\n{here.name}: {cell.name}", flush=True)
-            records[cell.name] = _run(here.name, cell, settings[cell.name], flags)
+            try:
+                records[cell.name] = _run(here.name, cell, settings[cell.name], flags)
+            except InfoUtilError as error:  # of this cell alone: the others go on
+                print(f"error: {cell.name}: {error}", file=sys.stderr, flush=True)
+                failed = error.exit_code
+                continue
             store.write_json(path, records)
     known = {name: record for name, record in records.items() if name in settings and _holds(record, settings[name])}
     shown = [cell for cell in cells if cell.name in known or "recipe" not in cell.changes]
     store.write_bytes(out / "results.md", f"{note}\n\n{table(shown, known)}\n".encode())
     print(out / "results.md", flush=True)
+    if failed:
+        sys.exit(failed)
 
 
 def settings_of(cell: Cell, flags) -> pipeline.Config:

@@ -50,6 +50,7 @@ def run(config: Config, *, workdir: str = "", artifacts: str = "") -> Path:
     store.write_json(workdir / RECORD, results.plain(config))
     artifacts = Path(artifacts) if artifacts else workdir / "artifacts"
     say("\n".join([f"{config.name}: {parallel.describe()}, workdir {workdir}", *notes]))
+    teacher_stage.blank_variables(student_network(config, dataset), config.data.image_size)  # or fail before the work
     with _keeping_time(workdir / TIMING):
         teacher = teachers.obtain(config, dataset, artifacts)
         directories = write_sets(config, dataset, teacher, workdir, artifacts)
@@ -170,11 +171,14 @@ def _manifest(config: Config, name: str, dataset, teacher) -> dict:
     }
 
 
+def student_network(config: Config, dataset):
+    settings, shape = config.students, (len(dataset.class_names), config.data.mean, config.data.std)
+    return teacher_stage.build_network(settings.model, settings.width, *shape, bn_momentum=settings.bn_momentum)
+
+
 def evaluate_sets(config: Config, dataset, teacher, directories: dict[str, Path], artifacts: Path) -> results.Table:
     """Students on what was written: curves[method][labels] = one list of (epoch, top-1, top-5) per seed."""
-    settings = config.students
-    shape = (len(dataset.class_names), config.data.mean, config.data.std)
-    student = teacher_stage.build_network(settings.model, settings.width, *shape, bn_momentum=settings.bn_momentum)
+    settings, student = config.students, student_network(config, dataset)
     columns = {settings.labels: settings.seeds}
     if settings.hard_seeds and settings.labels != "hard":
         columns["hard"] = settings.hard_seeds

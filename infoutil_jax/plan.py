@@ -122,11 +122,11 @@ def _distil_line(config: Config, name: str, source: Source, flops: float) -> str
     )
 
 
-def _student_line(config: Config, source: Source, flops: float) -> str:
+def _student_line(config: Config, source: Source, flops: float, teacher_flops: float) -> str:
     settings = config.evaluate
     batch = settings.batch_size or evaluate.default_batch_size(config.ipc, source.n_classes)
     steps = settings.epochs * math.ceil(config.ipc * source.n_classes / batch)
-    cost = flops * steps * batch * (BACKWARD + (settings.labels == "online"))
+    cost = steps * batch * (BACKWARD * flops + (settings.labels == "online") * teacher_flops)
     hard = settings.hard_seeds if settings.labels != "hard" else 0
     students = f"{len(config.methods) * (settings.seeds + hard)} x {steps:,} steps of {batch}"
     return f"students        {students}: {_unit(cost, 'FLOP')} each ({settings.labels} labels)"
@@ -176,9 +176,11 @@ def describe(config: Config) -> str:
     """
     absent = pretrained.absent(config.teacher)
     config, notes = (config, []) if absent else pretrained.adopt(config)
-    source, teacher = source_of(config), config.teacher
-    network = build_network(teacher.model, teacher.width, source.n_classes, config.data.mean, config.data.std)
-    flops, n_parameters = forward_cost(network, config.data.image_size)
+    source, teacher, side = source_of(config), config.teacher, config.data.image_size
+    shape = (source.n_classes, config.data.mean, config.data.std)
+    network = build_network(teacher.model, teacher.width, *shape)
+    flops, n_parameters = forward_cost(network, side)
+    student_flops, _ = forward_cost(build_network(config.evaluate.model, config.evaluate.width, *shape), side)
     name = " ".join(filter(None, (config.data.source, config.data.name or config.data.path)))
     return "\n".join(
         [
@@ -189,7 +191,7 @@ def describe(config: Config) -> str:
             _teacher_line(teacher, source, flops),
             *notes,
             *(_distil_line(for_method(config, method), method, source, flops) for method in config.methods),
-            _student_line(config, source, flops),
+            _student_line(config, source, student_flops, flops),
             *_disk_and_memory_lines(config, source, network, n_parameters),
             f"missing         {'; '.join(filter(None, [source.missing, *absent])) or 'nothing'}",
         ]

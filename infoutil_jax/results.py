@@ -88,7 +88,7 @@ def label_robust_scores(config: Config, teacher, table: Table) -> dict[str, list
     """
     same = (config.teacher.model, config.teacher.width) == (config.evaluate.model, config.evaluate.width)
     random = final(table.curves.get("random_images", {}).get(table.labels, []))
-    if not (same and random):
+    if not (same and random) or table.labels == "hard":
         return {}
     full = teacher.record["converged"]["top1"]
     seeds = lambda by: zip(final(by.get("hard", [])), final(by[table.labels]), random)

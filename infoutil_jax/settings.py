@@ -59,6 +59,10 @@ class Config:
         in_range("evaluate.zoom_grid", self.evaluate.zoom_grid, 1, self.data.image_size)
         for method in self.methods:
             one_of("methods", method, METHODS)
+            rule = METHODS[method].get("select", {}).get("rule", self.select.rule)
+            if rule == "forgetting" and self.teacher.weights:
+                fault = f"select.rule=forgetting ({method}) needs the teacher's training"
+                raise ConfigError(f"{fault}; unset teacher.weights or leave the method out.")
             factor, side = METHODS[method].get("compose", {}).get("factor", self.compose.factor), self.data.image_size
             if side % factor:
                 fault = f"compose.factor={factor} ({method}) does not divide data.image_size={side}"

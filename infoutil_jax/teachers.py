@@ -1,12 +1,13 @@
 """Where a run's teacher comes from: files that the config names, or a training of its own, kept on disk and shared."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
 
 from infoutil_jax import coresets, distil, pretrained, store, train
 from infoutil_jax.clock import CLOCK
-from infoutil_jax.errors import ConfigError, CorruptArtifact
+from infoutil_jax.errors import CorruptArtifact
 from infoutil_jax.progress import say
 from infoutil_jax.settings import Config, for_method
 from infoutil_jax.stages import teacher as stage
@@ -26,8 +27,6 @@ def obtain(config: Config, dataset, artifacts: Path) -> stage.Teacher:
 
 def _imported(config: Config, network, dataset, artifacts: Path) -> stage.Teacher:
     """Read anew in every run, and tested against the accuracy that is recorded for it."""
-    if _wants_forgetting(config):
-        raise ConfigError("select.rule=forgetting needs the teacher's training; unset teacher.weights or the method.")
     blank = stage.blank_variables(network, config.data.image_size)
     loaded, notes = pretrained.of_teacher(config, blank, dataset.class_names)
     say("\n".join(notes))
@@ -52,8 +51,7 @@ def _trained(config: Config, network, dataset, artifacts: Path) -> stage.Teacher
     snapshots, progress = store.Checkpoints(directory / "snapshots"), store.Checkpoints(directory / "progress", keep=2)
     epochs = {"early": settings.early_epoch, "converged": settings.epochs}
     if not set(epochs.values()) <= set(snapshots.steps()):
-        keep = lambda epoch, correct_N: store.save_arrays(_history(directory, epoch), {"bits": np.packbits(correct_N)})
-        stores = {"progress": progress, "snapshots": snapshots, "keep": keep}
+        stores = {"progress": progress, "snapshots": snapshots, "keep": functools.partial(_keep, directory)}
         size = {"side": config.data.image_size, "flip": config.data.flip}
         with CLOCK.stage("teacher"):
             stage.run(settings, network, dataset, config.seed, **size, **stores)
@@ -80,6 +78,7 @@ def _measured(config: Config, network, dataset, path: Path, which: str, variable
     if measured["sha256"] != sha256:
         fault = f"the {which} teacher's weights are not those that were measured"
         raise CorruptArtifact(f"{path}: {fault}; delete {path.parent} to train again.")
+    stage.require_above_chance(config.teacher, measured["top1"], len(dataset.class_names), which)
     return measured
 
 
@@ -90,6 +89,12 @@ def _wants_forgetting(config: Config) -> bool:
 def _history(directory: Path, epoch: int) -> Path:
     """Which training images the network in training was right about in one epoch."""
     return directory / "correct" / f"{epoch}.npz"
+
+
+def _keep(directory: Path, epoch: int, correct_N) -> None:
+    """Once: epochs that a later snapshot has to run again are those of the first training."""
+    if not _history(directory, epoch).exists():
+        store.save_arrays(_history(directory, epoch), {"bits": np.packbits(correct_N)})
 
 
 def _forgotten(epochs: int, directory: Path, split) -> dict[str, int]:

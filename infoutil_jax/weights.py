@@ -89,7 +89,7 @@ def write(path: Path, variables: dict, config, class_names, top1: float) -> None
     own = {
         "architecture": config.teacher.model, "mean": settings.mean, "std": settings.std, "top1": top1,
         "input_size": [3, settings.image_size, settings.image_size], "interpolation": settings.interpolation,
-        "label_names": list(class_names), "crop_pct": settings.crop_share or None,
+        "label_names": list(class_names), "crop_pct": settings.crop_share,
     }  # fmt: skip
     store.write_bytes(path, save(tensors, metadata={"pretrained_cfg": json.dumps(own)}))
 
@@ -149,7 +149,8 @@ def class_rows(n_rows: int, class_names, label_names) -> tuple[list[int] | None,
         if len(set(names)) == n_rows and set(class_names) <= set(names):
             return [names.index(name) for name in class_names], f"classes found by name among {n_rows}, by {source}"
     first = ", ".join(map(str, class_names[:3]))
-    return None, f"the file does not name its classes, they are taken in the data's order: {first}, ..."
+    how = f"names its classes otherwise ({label_names[0]}, ...)" if label_names else "does not name its classes"
+    return None, f"the file {how}, they are taken in the data's order: {first}, ..."
 
 
 def assign(tensors: dict, model: str, like: dict, class_names, label_names=(), *, where: str) -> tuple:

@@ -184,7 +184,7 @@ def evaluate_section(name, *arguments):
 
 STUDENTS = {
     "convnet4": 1e-3, "resnet18": 1e-3, "resnet50": 1e-3, "resnet101_cifar": 1e-3, "vgg11": 5e-4,
-    "efficientnet_b0": 2e-3, "mobilenet_v2": 2.5e-3, "alexnet": 1e-4, "vit_b_16": 1e-4, "swin_v2_t": 1e-4,
+    "efficientnet_b0": 2e-3, "mobilenet_v2": 2.5e-3, "vit_b_16": 1e-4, "swin_v2_t": 1e-4,
 }  # fmt: skip
 
 
@@ -288,3 +288,19 @@ def test_a_key_that_is_set_follows_no_recipe():
 def test_an_unknown_recipe_is_refused():
     with pytest.raises(ConfigError, match="recipe='modem'.*modern"):
         resolved(f"--config={ROOT}/configs/cifar10_ipc10.py", "--config.recipe=modem")
+
+
+@OLD_LOADER
+def test_another_students_width_is_its_own():
+    digits = f"--config={ROOT}/configs/digits_ipc1.py"
+    assert resolved(digits).evaluate.width == resolved(digits).teacher.width == 32
+    assert resolved(digits, "--config.evaluate.model=vit_b_16").evaluate.width == 0
+    assert resolved(digits, "--config.evaluate.model=convnet4", "--config.evaluate.width=8").evaluate.width == 8
+
+
+@OLD_LOADER
+def test_a_modern_zoom_shows_one_tile():
+    students = resolved(
+        f"--config={ROOT}/configs/base.py", "--config.recipe=modern", "--config.compose.factor=4"
+    ).evaluate
+    assert (students.zoom_grid, students.zoom) == (4, 1 - 1 / 16)

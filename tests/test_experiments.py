@@ -12,6 +12,7 @@ import pytest
 from experiments import cells
 
 from infoutil_jax import pipeline, results
+from infoutil_jax.errors import InfoUtilError
 from infoutil_jax.settings import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -215,3 +216,20 @@ def test_every_method_of_ours_is_known():
     for name in NAMES:
         for cell in experiment(name)["CELLS"]:
             assert set(cell.methods) <= set(METHODS), cell.name
+
+
+def test_a_cell_that_fails_stops_no_other(runs, counted, monkeypatch):
+    here, fake = runs / "failing", pipeline.run
+
+    def some_fail(settings, **places):
+        if settings.ipc == 1:
+            raise InfoUtilError("no luck")
+        fake(settings, **places)
+
+    monkeypatch.setattr(pipeline, "run", some_fail)
+    listed = [cells.Cell(f"ipc {ipc}", f"configs/cifar10_ipc{ipc}.py", {}, ("infoutil",), {}) for ipc in (1, 10)]
+    with pytest.raises(SystemExit) as stopped:
+        run(here, listed, f"--runs={runs}")
+    assert stopped.value.code == InfoUtilError.exit_code
+    assert set(json.loads((here / "results.json").read_text())) == {"ipc 10"}
+    assert "| ipc 1 | InfoUtil | not run yet" in (here / "results.md").read_text()

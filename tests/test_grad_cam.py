@@ -132,3 +132,11 @@ def test_a_broken_network_is_named_with_its_class(squares):
     broken = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, leaf.dtype), variables)
     with pytest.raises(NumericError, match="attribute: class 0, candidate 0: .* not finite"):
         attribute.run(settings(), network, broken, None, IMAGES_U8, LABELS)
+
+
+def test_a_network_of_tokens_has_no_feature_map_worth_showing():
+    model = models.build("vit_b_16", 4, depth=1, width=12, n_heads=2, mlp_width=8)
+    variables = models.initialize(model, jax.random.key(0), 32)
+    scores = lambda images: model.apply(variables, images, train=False)[:, 0]
+    with pytest.raises(ConfigError, match="grad_cam needs a network with feature maps"):
+        grad_cam.cell_maps(scores, jnp.zeros((2, 32, 32, 3)), 4)

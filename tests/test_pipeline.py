@@ -263,6 +263,13 @@ def test_the_label_robust_score_needs_random_images_hard_labels_and_a_teacher_li
     assert results.label_robust_scores(tiny(evaluate__width=4), teacher, table) == {}
     for lost in ({"infoutil": curves["infoutil"]}, {name: {"online": by["online"]} for name, by in curves.items()}):
         assert results.label_robust_scores(finished[0], teacher, table._replace(curves=lost)) == {}
+    assert results.label_robust_scores(finished[0], teacher, table._replace(labels="hard")) == {}
+
+
+def test_a_student_that_cannot_see_these_images_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    forbid(monkeypatch, (teacher_stage, "run"))
+    code, err = code_of(monkeypatch, capsys, tiny(evaluate__model="convnext_t", evaluate__width=0), tmp_path / "run")
+    assert code == 2 and "ConvNeXt needs images of 32 pixels or more, got 16x16" in err
 
 
 def test_one_nearest_neighbour_takes_what_a_small_class_has(finished, dataset, tmp_path):

@@ -55,8 +55,9 @@ def test_cost_of_a_method_is_passes_times_flops():
     source = plan.Source(10, 1437, 360, "")
     line = plan._distil_line(settings, "infoutil", source, flops=1e6)
     assert line.endswith(": 190 GFLOP")  # 1437 x (128 evaluations + 4 passes for its one crop) x 1 MFLOP = 189.7 G
-    student = plan._student_line(settings, source, flops=1e6)
+    student = plan._student_line(settings, source, flops=1e6, teacher_flops=1e6)
     assert ": 40 GFLOP each" in student  # 1000 steps x 10 rows x (3 for the gradient + 1 for the teacher) x 1 MFLOP
+    assert ": 50 GFLOP each" in plan._student_line(settings, source, flops=1e6, teacher_flops=2e6)
 
 
 def test_grad_cam_costs_a_gradient_an_image_and_forgetting_no_pass_at_all():
@@ -70,7 +71,7 @@ def test_grad_cam_costs_a_gradient_an_image_and_forgetting_no_pass_at_all():
 
 def test_students_with_hard_labels_only_are_counted_once():
     settings = resolved(digits_ipc1, evaluate={"labels": "hard", "seeds": 2})
-    assert "students        8 x" in plan._student_line(settings, plan.Source(10, 1437, 360, ""), 1e6)
+    assert "students        8 x" in plan._student_line(settings, plan.Source(10, 1437, 360, ""), 1e6, 1e6)
 
 
 def test_output_and_memory_by_hand():

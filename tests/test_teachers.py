@@ -6,7 +6,7 @@ import pytest
 from configs import digits_ipc1
 
 from infoutil_jax import config, data, store, teachers
-from infoutil_jax.errors import ConfigError, CorruptArtifact
+from infoutil_jax.errors import ConfigError, CorruptArtifact, NumericError
 from infoutil_jax.stages import teacher as stage
 
 
@@ -48,9 +48,39 @@ def test_forgetting_is_counted_by_image_and_only_where_a_rule_asks(dataset, tmp_
         teachers.obtain(tiny("forgetting"), dataset, tmp_path)
 
 
-def test_weights_from_elsewhere_have_no_history(dataset, tmp_path):
-    with pytest.raises(ConfigError, match="forgetting needs the teacher's training"):
-        teachers.obtain(tiny("forgetting", **{"teacher.weights": "some.safetensors"}), dataset, tmp_path)
+def test_weights_from_elsewhere_have_no_history():
+    with pytest.raises(ConfigError, match="forgetting.* needs the teacher's training; unset teacher.weights"):
+        tiny("forgetting", **{"teacher.weights": "some.safetensors"})
+
+
+def test_epochs_that_are_run_again_leave_the_history_of_the_first_time(dataset, tmp_path, monkeypatch):
+    first, again = (np.full((3, len(dataset.train)), value) for value in (True, False))
+    monkeypatch.setattr(stage, "run", remembers(first))
+    teachers.obtain(tiny("forgetting"), dataset, tmp_path)
+    run = remembers(again)
+    fake = lambda *args, snapshots, **stores: run(*args, snapshots=Only(snapshots, 2), **stores)
+    monkeypatch.setattr(stage, "run", fake)
+    forgotten = teachers.obtain(tiny("forgetting", **{"teacher.early_epoch": 2}), dataset, tmp_path).forgotten
+    assert set(forgotten.values()) == {0}
+
+
+class Only:
+    """Snapshots, of which a second training saves one."""
+
+    def __init__(self, snapshots, epoch):
+        self.snapshots, self.epoch = snapshots, epoch
+
+    def save(self, epoch, variables):
+        if epoch == 1:
+            self.snapshots.save(self.epoch, variables)
+
+
+def test_a_threshold_is_of_every_run_and_costs_no_training(dataset, tmp_path, monkeypatch):
+    teachers.obtain(tiny("infoutil"), dataset, tmp_path)
+    monkeypatch.setattr(stage, "run", lambda *_, **__: pytest.fail("trained again"))
+    teachers.obtain(tiny("infoutil", **{"teacher.min_times_chance": 0.1}), dataset, tmp_path)
+    with pytest.raises(NumericError, match="near chance"):
+        teachers.obtain(tiny("infoutil", **{"teacher.min_times_chance": 10.5}), dataset, tmp_path)
 
 
 def test_runs_that_differ_in_the_early_epoch_share_a_training(dataset, tmp_path):

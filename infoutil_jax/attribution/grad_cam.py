@@ -17,7 +17,8 @@ def cell_maps(scores_fn, images_norm, grid: int):
     `scores_fn` maps normalised images (B, H, W, 3) to one number each, e.g. the logit of a class; an image's score must
     depend on that image alone. Of the last feature map A (B, h, w, C), the output of the last Flax module that gives an
     array of four axes, the map is ReLU(sum_k a_k A_k), a_k the mean over places of the gradient (equations 1 and 2),
-    averaged over the cells by area. Raises ConfigError where no module gives such an array.
+    averaged over the cells by area. Raises ConfigError where no module gives such an array, or one after it gives
+    tokens: the map would be of the patches that went in.
     """
     last, shape = _last_feature_map(scores_fn, images_norm)
 
@@ -62,8 +63,16 @@ def _last_feature_map(scores_fn, images_norm):
         seen.append((number, jax.ShapeDtypeStruct(features.shape, features.dtype)))
         return features
 
-    jax.eval_shape(lambda images: _each_feature_map(scores_fn, images, visit), images_norm)
-    if not seen:
+    tokens = []
+
+    def note_tokens(call, args, kwargs, context):
+        outputs = call(*args, **kwargs)
+        tokens.extend([len(seen)] * (getattr(outputs, "ndim", 0) == 3))
+        return outputs
+
+    with nn.intercept_methods(note_tokens):
+        jax.eval_shape(lambda images: _each_feature_map(scores_fn, images, visit), images_norm)
+    if not seen or len(seen) in tokens:
         raise ConfigError("attribute.estimator=grad_cam needs a network with feature maps; choose another estimator.")
     return seen[-1]
 

@@ -1,6 +1,6 @@
 """What a distilled set is worth: a student trained from scratch on the written files, tested on real validation images.
 
-Every ingredient of the recipe is a setting; configs/recipes.py names two sets of them, RDED's and a modern one.
+Every ingredient of the recipe is a setting; `recipe` in configs/base.py names three sets of them (docs/recipes.md).
 """
 
 import functools

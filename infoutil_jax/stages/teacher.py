@@ -67,8 +67,9 @@ class Settings:
     def training(self) -> dict:
         """The settings that a training depends on; when snapshots are taken changes nothing in it."""
         fields = dataclasses.asdict(self).items()
-        of_files = {name for name, _ in fields if name.removeprefix("early_").startswith("weights")}
-        return {name: value for name, value in fields if name not in of_files | {"early_epoch", "checkpoint_epochs"}}
+        unread = {name for name, _ in fields if name.removeprefix("early_").startswith("weights")}
+        unread |= {"early_epoch", "checkpoint_epochs", "min_times_chance"}
+        return {name: value for name, value in fields if name not in unread}
 
 
 class Teacher(NamedTuple):
@@ -177,13 +178,18 @@ def run(
 def examine(settings: Settings, network: train.Network, variables, dataset, which: str) -> dict:
     """Top-1 and top-5 on the validation split; raises NumericError near chance."""
     accuracy = train.test(network, variables, dataset.val)
-    chance = 1 / len(dataset.class_names)
-    if accuracy.top1 < settings.min_times_chance * chance:
+    require_above_chance(settings, accuracy.top1, len(dataset.class_names), which)
+    return accuracy._asdict()
+
+
+def require_above_chance(settings: Settings, top1: float, n_classes: int, which: str) -> None:
+    """Raises NumericError where `top1` is below `settings.min_times_chance` times chance."""
+    chance = 1 / n_classes
+    if top1 < settings.min_times_chance * chance:
         raise NumericError(
-            f"teacher ({which}): validation accuracy {accuracy.top1:.1%} is near chance ({chance:.1%}); train longer "
+            f"teacher ({which}): validation accuracy {top1:.1%} is near chance ({chance:.1%}); train longer "
             "(teacher.epochs), lower teacher.learning_rate, or check the labels and data.mean/std."
         )
-    return accuracy._asdict()
 
 
 def self_test(
