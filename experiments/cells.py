@@ -1,6 +1,6 @@
 """The harness of the experiments: a list of cells, each one run of the pipeline, and a table beside what is published.
 
-    python experiments/NAME/run.py --data_dir=DIR [--only=REGEX] [--seeds=N] [--recipe=NAME]   # what is not there yet
+    python experiments/NAME/run.py --data_dir=DIR [--only=REGEX] [--seeds=N] [--hard_seeds=N] [--recipe=NAME]
     python experiments/NAME/run.py --list       # runs nothing, brings results.md up to date
     python experiments/NAME/run.py --smoke      # tiny cells on the embedded digits; their figures mean nothing
 
@@ -58,6 +58,7 @@ def _parse(argv) -> argparse.Namespace:
     parser.add_argument("--data_dir", default="", help="where all data sets are; by default where the configs say")
     parser.add_argument("--only", default="", metavar="REGEX", help="cells whose name this is found in")
     parser.add_argument("--seeds", type=int, default=0, help="students; by default as many as the config says")
+    parser.add_argument("--hard_seeds", type=int, help="students on hard labels; by default as many as the config says")
     parser.add_argument("--recipe", default=RECIPES[0], choices=RECIPES, help="how students are trained")
     parser.add_argument("--runs", type=Path, help="folder of the runs; by default runs/, or runs/smoke/")
     parser.add_argument("--artifacts", type=Path, help="what cells share; by default artifacts/ below --runs")
@@ -112,6 +113,8 @@ def settings_of(cell: Cell, flags) -> pipeline.Config:
         c.data.path = flags.data_dir if c.data.source == "tfds" else f"{flags.data_dir}/{Path(c.data.path).name}"
     if flags.seeds:
         c.evaluate.seeds, c.evaluate.hard_seeds = flags.seeds, min(flags.seeds, c.evaluate.hard_seeds)
+    if flags.hard_seeds is not None:
+        c.evaluate.hard_seeds = flags.hard_seeds
     return config.resolve(c)
 
 
@@ -155,6 +158,7 @@ def _run(experiment: str, cell: Cell, settings, flags) -> dict:
     record, timing = store.read_json(workdir / "results.json"), workdir / pipeline.TIMING
     spent = store.read_json(timing) if timing.exists() else []
     command = [f"python experiments/{experiment}/run.py --only='^{cell.name}$' --seeds={settings.evaluate.seeds}"]
+    command += [f"--hard_seeds={settings.evaluate.hard_seeds}"] * (flags.hard_seeds is not None)
     command += [f"--recipe={settings.recipe}"] * (settings.recipe != RECIPES[0])
     command += ["--smoke"] * flags.smoke + ["--data_dir=DATA_DIR"] * bool(flags.data_dir)
     del record["curves"]
