@@ -137,4 +137,4 @@ def get_config():
     c.evaluate.test_every = 10  # epochs between tests in the last fifth of training
     c.evaluate.seeds = 3
     c.evaluate.hard_seeds = 3  # students of the hard-label column
-    return c
+    return c.lock()  # a key that is not here is refused, with its line

@@ -11,6 +11,7 @@ and scores.
 """
 
 import argparse
+import json
 import os
 import re
 import sys
@@ -82,7 +83,7 @@ def _run_missing(here: Path, cells, wanted, note, flags) -> None:
     if flags.smoke:  # of cells that are the same on the digits, the first
         cells = wanted = list({_key(settings[cell.name]): cell for cell in reversed(wanted)}.values())[::-1]
     path = out / "results.json"
-    records = store.read_json(path) if path.exists() else {}
+    records = json.loads(path.read_text()) if path.exists() else {}
     compilation.keep_programs()
     failed = 0
     for cell in wanted:
@@ -94,7 +95,7 @@ def _run_missing(here: Path, cells, wanted, note, flags) -> None:
                 print(f"error: {cell.name}: {error}", file=sys.stderr, flush=True)
                 failed = error.exit_code
                 continue
-            store.write_json(path, records)
+            store.write_plain_json(path, records)
     known = {name: record for name, record in records.items() if name in settings and _holds(record, settings[name])}
     shown = [cell for cell in cells if cell.name in known or "recipe" not in cell.changes]
     store.write_bytes(out / "results.md", f"{note}\n\n{table(shown, known)}\n".encode())
@@ -155,7 +156,7 @@ def _run(experiment: str, cell: Cell, settings, flags) -> dict:
     students = f"{settings.evaluate.seeds}-{settings.evaluate.hard_seeds}"
     workdir = flags.runs / experiment / f"{slug}-{_key(settings)[:8]}-{students}"
     pipeline.run(settings, workdir=str(workdir), artifacts=str(flags.artifacts))
-    record, timing = store.read_json(workdir / "results.json"), workdir / pipeline.TIMING
+    record, timing = json.loads((workdir / "results.json").read_text()), workdir / "timing.json"
     spent = store.read_json(timing) if timing.exists() else []
     command = [f"python experiments/{experiment}/run.py --only='^{cell.name}$' --seeds={settings.evaluate.seeds}"]
     command += [f"--hard_seeds={settings.evaluate.hard_seeds}"] * (flags.hard_seeds is not None)

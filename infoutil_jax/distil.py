@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from infoutil_jax import records, store
+from infoutil_jax import records, store, tfrecord
 from infoutil_jax.clock import CLOCK
 from infoutil_jax.errors import DataError
 from infoutil_jax.keys import generator
@@ -186,8 +186,12 @@ def distil_class(method: Method, candidates: Candidates, where: str) -> list[Dis
         images_u8 = compose.stitch(tiles_u8)
     return [
         DistilledImage(
-            image_u8, candidates.label, logits[i], tuple(candidates.ids[m] for m in image[i]),
-            crops.boxes[image[i], number[i]], crops.pooled[image[i], number[i]].astype(np.float32),
+            image_u8,
+            candidates.label,
+            logits[i],
+            tuple(candidates.ids[m] for m in image[i]),
+            crops.boxes[image[i], number[i]],
+            crops.pooled[image[i], number[i]].astype(np.float32),
             norms[i].astype(np.float32),
         )  # fmt: skip
         for i, image_u8 in enumerate(images_u8)
@@ -203,12 +207,14 @@ class Output(NamedTuple):
 
 
 def finished_line(output: Output, label: int) -> dict | None:
-    """A class's line in the manifest, None unless its shard is there whole."""
-    done, shard = output.lines / f"{label}.json", output.directory / output.layout.shard_names[label]
-    if not (done.exists() and shard.exists()):
+    """A class's line in the manifest, None without a finished shard. Raises CorruptArtifact if it was cut since."""
+    shard = output.directory / output.layout.shard_names[label]
+    line = store.undamaged(store.read_json, output.lines / f"{label}.json")
+    if line is None or not shard.exists():
         return None
-    line = store.read_json(done)
-    return line if line["bytes"] == shard.stat().st_size else None
+    if (size := shard.stat().st_size) != line["bytes"]:
+        raise tfrecord.corrupt(shard, f"{size} bytes, but {line['bytes']} were written")
+    return line
 
 
 def write_class(method: Method, output: Output, candidates: Candidates) -> dict:

@@ -5,6 +5,7 @@ class InfoUtilError(Exception):
     """Base of every error that a user can mend; `main.py` prints its message without a traceback."""
 
     exit_code = 1
+    label = "error"  # what its line begins with
 
 
 class ConfigError(InfoUtilError):
@@ -31,7 +32,20 @@ class CorruptArtifact(InfoUtilError):
     exit_code = 5
 
 
+class Busy(InfoUtilError):
+    """Another live run holds the folder."""
+
+    exit_code = 6
+
+
 class NumericError(InfoUtilError):
     """NaN or Inf, a teacher near chance, or a device that computes wrong gradients."""
 
     exit_code = 7
+
+
+class Preempted(InfoUtilError):
+    """Stopped from outside; what is done is saved, and the same command goes on from there."""
+
+    exit_code = 75  # EX_TEMPFAIL: run me again
+    label = "stopped"

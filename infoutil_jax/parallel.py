@@ -11,11 +11,21 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from infoutil_jax.errors import EnvironmentFault
+from infoutil_jax.guard import raise_if_stopped
+
 
 def describe() -> str:
     """What the work runs on, e.g. '2 x cpu (cpu)'."""
     devices = jax.local_devices()
     return f"{len(devices)} x {devices[0].platform} ({devices[0].device_kind})"
+
+
+def require_accelerator() -> None:
+    """Raises EnvironmentFault where JAX has CPUs only: it falls back on them without a word of its own."""
+    if jax.local_devices()[0].platform == "cpu":
+        way_out = "install JAX for it (pip install 'jax[cuda12]'), look at its driver and unset JAX_PLATFORMS"
+        raise EnvironmentFault(f"no accelerator: JAX runs on {describe()}; {way_out}.")
 
 
 def memory_of_device() -> int:
@@ -58,6 +68,7 @@ def map_batches(fn, rows_per_device: int, shared, *arrays):
     shape = (n_devices, rows_per_device)
     copies, outputs = _copy_for_each_device(shared), []
     for start in range(0, n, step):
+        raise_if_stopped()
         rows = [_pad(np.asarray(a[start : start + step]), step) for a in arrays]
         outputs.append(_pmapped(fn)(copies, *(r.reshape(shape + r.shape[1:]) for r in rows)))
         if len(outputs) > 1:

@@ -3,61 +3,141 @@ command goes on where it was interrupted and a changed setting redoes only what 
 
 import contextlib
 import dataclasses
-import functools
-import importlib.metadata
-import platform
-import re
-import subprocess
 from pathlib import Path
 
 import numpy as np
 
 from infoutil_jax import (
-    __version__,
+    checkpoints,
     clock,
     data,
     distil,
+    guard,
     parallel,
+    plan,
     pretrained,
+    processes,
+    provenance,
     records,
     results,
     selfcheck,
+    sets,
     store,
     teachers,
 )
 from infoutil_jax.clock import CLOCK
-from infoutil_jax.data.batches import load_ahead
-from infoutil_jax.errors import ConfigError
-from infoutil_jax.progress import say, track
+from infoutil_jax.errors import ConfigError, EnvironmentFault
+from infoutil_jax.processes import WHOLE
+from infoutil_jax.progress import say, warned
+from infoutil_jax.provenance import environment
+from infoutil_jax.rate import accounting
+from infoutil_jax.sets import write_sets
 from infoutil_jax.settings import Config, for_method
-from infoutil_jax.stages import attribute, evaluate
+from infoutil_jax.stages import evaluate
 from infoutil_jax.stages import teacher as teacher_stage
 
+RUNS = "runs"  # where a run without a workdir gets one
 RECORD = "config.json"  # what makes a folder a run
-TIMING = "timing.json"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy", "pillow")
 
 
-def run(config: Config, *, workdir: str = "", artifacts: str = "") -> Path:
-    """Distils by every method of `config`, trains students on what was written, prints the table -> the workdir."""
+@guard.signals()
+def run(config: Config, *, workdir: str = "", artifacts: str = "", shard=WHOLE, joining: bool = False) -> Path:
+    """Distils by every method of `config`, trains students on what was written, prints the table -> the workdir.
+
+    Of several processes (`processes.start`) each distils its classes and the first does the rest. Of a run in parts
+    `shard`, (index, count), distils its classes and no more; `join` does the rest. Asked to stop by a signal it saves
+    and raises Preempted: the same call goes on from there.
+    """
     CLOCK.restart()
+    warned_before = warned()
+    shard = processes.Part(*shard)
+    _require_one_way(shard, workdir, joining)
+    guard.preflight(workdir or RUNS, artifacts or workdir or RUNS, 0)
     config, notes = pretrained.adopt(config)
     if workdir:
         _require_same_run(config, Path(workdir))
     selfcheck.run()
     dataset = open_data(config)
-    workdir = Path(workdir) if workdir else store.new_workdir(Path("runs"), config.name)
-    store.write_json(workdir / RECORD, results.plain(config))
+    guard.preflight(workdir or RUNS, artifacts or workdir or RUNS, _bytes_to_write(config, dataset, workdir))
+    workdir = Path(workdir) if workdir else store.new_workdir(Path(RUNS), config.name)
     artifacts = Path(artifacts) if artifacts else workdir / "artifacts"
     say("\n".join([f"{config.name}: {parallel.describe()}, workdir {workdir}", *notes]))
     teacher_stage.blank_variables(student_network(config, dataset), config.data.image_size)  # or fail before the work
-    with _keeping_time(workdir / TIMING):
-        teacher = teachers.obtain(config, dataset, artifacts)
-        directories = write_sets(config, dataset, teacher, workdir, artifacts)
-        table = evaluate_sets(config, dataset, teacher, directories, artifacts)
-    timing = _timing(workdir / TIMING)
-    results.publish(config, dataset, teacher, directories, table, workdir, artifacts, environment(), timing)
+    part = processes.here() if shard.whole else shard
+    with _owning(config, dataset, workdir, part):
+        if joining:
+            sets.require_begun(config, dataset.class_names, workdir)
+        with _keeping_time(workdir / _timing_name(part)):
+            with processes.first_goes_first("teacher"):
+                teacher = teachers.obtain(config, dataset, artifacts)
+            directories = write_sets(config, dataset, teacher, workdir, artifacts, shard, join=joining)
+            processes.part_company()
+            table = evaluate_sets(config, dataset, teacher, directories, artifacts) if directories else None
+        if table:
+            timing = clock.add(*map(_timing, sorted(workdir.glob("timing*.json"))))
+            sizes = {results.TITLES[name]: accounting.report(path, artifacts) for name, path in directories.items()}
+            rate = accounting.rows(sizes)
+            results.publish(
+                config, dataset, teacher, directories, table, workdir, artifacts, environment(), timing, rate
+            )  # fmt: skip
+    if count := warned() - warned_before:
+        say(f"{count} warning{'s' * (count > 1)}, shown above on stderr")
     return workdir
+
+
+def join(config: Config, *, workdir: str = "", artifacts: str = "", shard=WHOLE) -> Path:
+    """The rest of a run whose parts are finished: sets, students, table -> the workdir.
+
+    Raises DataError, with classes, parts and the commands to run, where a class is missing; distils none.
+    """
+    return run(config, workdir=workdir, artifacts=artifacts, shard=shard, joining=True)
+
+
+def _require_one_way(shard: processes.Part, workdir: str, joining: bool) -> None:
+    """Raises ConfigError for two ways at once to divide a run, and for parts that have no place to meet."""
+    if [not shard.whole, joining, not processes.here().whole].count(True) > 1:
+        raise ConfigError("--shard, join and --coordinator are three ways to go; choose one, see docs/clusters.md.")
+    if not workdir and (joining or not shard.whole or not processes.here().whole):
+        raise ConfigError("the parts of a run meet in one folder; name it with --workdir.")
+
+
+@contextlib.contextmanager
+def _owning(config: Config, dataset, workdir: Path, part: processes.Part):
+    """Holds the workdir, by the first process for all, with the config and this environment recorded in it."""
+
+    def admit():
+        _require_same_run(config, workdir)
+        store.write_json(workdir / RECORD, results.plain(config))
+        if not sets.finished(config, workdir):
+            provenance.enter(workdir, str(part))
+
+    _require_agreement(config, dataset)
+    with contextlib.ExitStack() as held:
+        with processes.first_goes_first("workdir"):
+            if processes.here().index == 0:
+                alone = processes.here().whole
+                held.enter_context(processes.holding(workdir, part if alone else WHOLE, admit))
+            elif not (workdir / RECORD).exists():
+                fault = f"{workdir / RECORD} is not seen by process {processes.here().index}, but process 0 wrote it"
+                raise EnvironmentFault(f"{fault}; --workdir must be on a filesystem that all share.")
+        yield
+
+
+def _require_agreement(config: Config, dataset) -> None:
+    """Raises ConfigError in every process when one differs from process 0 in config, data, code or versions."""
+    environment = {name: value for name, value in provenance.environment().items() if name != "devices"}
+    mine = {"config": results.plain(config), "data": dataset.content_id, "environment": environment}
+    differs = results.differences(processes.from_first("agreement", mine), mine)
+    told = processes.to_first("differences", differs)
+    faults = processes.from_first("faults", [(index, lines) for index, lines in told.items() if lines])
+    if faults:
+        processes.part_company()  # the first to leave would end the others before they say why
+        each = ". ".join(f"process {index} differs from process 0: {'; '.join(lines)}" for index, lines in faults)
+        raise ConfigError(f"{each}. Start all with one command.")
+
+
+def _timing_name(part: processes.Part) -> str:
+    return "timing.json" if part.whole else f"timing-{part.index}-of-{part.count}.json"
 
 
 @contextlib.contextmanager
@@ -68,23 +148,34 @@ def _keeping_time(path: Path):
     finally:
         spent = CLOCK.read()
         if spent:
-            store.write_json(path, clock.add(_timing(path), spent))
+            with contextlib.suppress(EnvironmentFault):  # of a full disk the run's own files tell
+                store.write_json(path, clock.add(_timing(path), spent))
 
 
 def _timing(path: Path) -> list[dict]:
-    return store.read_json(path) if path.exists() else []
+    return store.undamaged(store.read_json, path) or []
 
 
 def _require_same_run(config: Config, path: Path) -> None:
     """Raises ConfigError unless `path` is new, empty or a run of the same config; lists what differs."""
     record = path / RECORD
     if record.exists():
-        changed = results.differences(store.read_json(record), results.plain(config))
+        other = f"another --workdir and --artifacts={path / 'artifacts'}, which keeps its work"
+        mend = f"restore it from a copy, or use {other}"
+        changed = results.differences(store.read_json(record, mend=mend), results.plain(config))
         if changed:
             differs = "; ".join(changed)
             raise ConfigError(f"{path} holds a run with other settings: {differs}. Use another --workdir.")
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and any(not found.name.startswith(".") for found in path.iterdir()):
         raise ConfigError(f"{path} is not empty and holds no run (no {RECORD}); choose another --workdir.")
+
+
+def _bytes_to_write(config: Config, dataset, workdir: str) -> int:
+    """The plan's estimate of all distilled sets, less what is there."""
+    n_classes = len(dataset.class_names)
+    planned = sum(sum(plan.output_bytes(for_method(config, name), n_classes)) for name in config.methods)
+    written = Path(workdir).rglob("*.tfrecord-*") if workdir else ()
+    return max(0, int(planned) - sum(path.stat().st_size for path in written))
 
 
 def open_data(config: Config) -> data.Dataset:
@@ -97,78 +188,6 @@ def open_data(config: Config) -> data.Dataset:
     for name in config.methods:
         distil.require_enough(for_method(config, name), name, dataset.train.labels, dataset.class_names)
     return dataset
-
-
-def environment() -> dict:
-    """What a result may depend on besides the config."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    own = {"infoutil_jax": __version__, "git": _git_commit()}
-    return {**own, "python": platform.python_version(), "devices": parallel.describe(), **versions}
-
-
-def _git_commit() -> str:
-    """The commit of the checkout this package lies in, with '+' where files differ from it; or 'unknown'."""
-    git = functools.partial(subprocess.run, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    try:
-        head, dirty = git(["git", "rev-parse", "HEAD"]), git(["git", "status", "--porcelain"])
-    except FileNotFoundError:
-        return "unknown"
-    return head.stdout.strip() + ("+" if dirty.stdout.strip() else "") if head.returncode == 0 else "unknown"
-
-
-def write_sets(config: Config, dataset, teacher, workdir: Path, artifacts: Path) -> dict[str, Path]:
-    """The distilled set of every method: WORKDIR/distilled for the first, WORKDIR/controls/METHOD for the others."""
-    origin = distil.origin(config, dataset)
-    coalitions = attribute.design(config.attribute, config.seed)
-    methods = {
-        name: distil.Method(for_method(config, name), teacher, coalitions, artifacts, origin) for name in config.methods
-    }
-    outputs = {}
-    for name, method in methods.items():
-        directory = workdir / ("distilled" if name == config.methods[0] else f"controls/{name}")
-        lines = workdir / "shards" / name / method.identity
-        outputs[name] = distil.Output(directory, lines, _layout(method.config, dataset))
-    lines = _write_missing(config, dataset.train, methods, outputs, range(len(dataset.class_names)))
-    for name, method in methods.items():
-        directory, manifest = outputs[name].directory, _manifest(method.config, name, dataset, teacher)
-        if (directory / records.MANIFEST).exists():  # a finished set keeps the environment that it was made in
-            manifest["environment"] = records.read_manifest(directory)["environment"]
-        records.finish(directory, outputs[name].layout, lines[name], manifest)
-    return {name: output.directory for name, output in outputs.items()}
-
-
-def _write_missing(config: Config, split, methods: dict, outputs: dict, classes) -> dict[str, list[dict]]:
-    """The manifest lines of every method, class by class. The candidates of a class with work to do are loaded while
-    the class before is worked on."""
-    lines = {name: [distil.finished_line(output, label) for label in classes] for name, output in outputs.items()}
-    missing = [label for label in classes if any(of_method[label] is None for of_method in lines.values())]
-    if not missing:
-        return lines
-    loaded = load_ahead(functools.partial(distil.candidates, config, split), missing)
-    with CLOCK.stage("distil"):
-        for candidates in track(loaded, "distil", total=len(missing), unit="classes"):
-            label = candidates.label
-            for name, method in methods.items():
-                lines[name][label] = lines[name][label] or distil.write_class(method, outputs[name], candidates)
-    return lines
-
-
-def _layout(config: Config, dataset) -> records.Layout:
-    n_classes = len(dataset.class_names)
-    name = re.sub("[^a-z0-9]+", "_", f"distilled {dataset.name}".lower()).strip("_")
-    n_patches = config.compose.factor**2
-    return records.Layout(name, dataset.class_names, n_classes, config.data.image_size, n_patches, n_classes)
-
-
-def _manifest(config: Config, name: str, dataset, teacher) -> dict:
-    return {
-        "method": name,
-        "config": results.plain(config),
-        "data": {"name": dataset.name, "content_id": dataset.content_id},
-        "teacher": teacher.record,
-        "label_teacher": config.label.teacher,
-        "environment": environment(),
-    }
 
 
 def student_network(config: Config, dataset):
@@ -201,10 +220,12 @@ def _neighbour(config: Config, dataset, artifacts: Path) -> list[float]:
     per_class = min(config.ipc, int(np.bincount(dataset.train.labels).min()))
     name = store.fingerprint("neighbour", evaluate.VERSION, per_class, distil.data_identity(config, dataset))
     path = artifacts / "evaluate" / f"{name}.json"
-    if not path.exists():
-        with CLOCK.stage("evaluate"):
-            store.write_json(path, [evaluate.nearest_neighbour(dataset, per_class, seed) for seed in range(10)])
-    return store.read_json(path)
+
+    @CLOCK.stage("evaluate")
+    def measure():
+        return [evaluate.nearest_neighbour(dataset, per_class, seed) for seed in range(10)]
+
+    return store.cached_json(path, measure)
 
 
 def _student(
@@ -219,11 +240,18 @@ def _student(
         config.data.flip, teacher.record[labeller]["sha256"], distil.data_identity(config, dataset),
     )  # fmt: skip
     path = artifacts / "evaluate" / f"{name}.json"
-    if not path.exists():
-        with CLOCK.stage("evaluate"):
-            curve = evaluate.run(
-                settings, distilled, student, teacher.network, teacher.variables(labeller), dataset.val, seed,
-                flip=config.data.flip, label=label,
-            )  # fmt: skip
-        store.write_json(path, curve)
-    return store.read_json(path)
+    saves = checkpoints.Saves(path.with_suffix(""))
+
+    @CLOCK.stage("evaluate")
+    def train():
+        return evaluate.run(
+            settings, distilled, student, teacher.network, teacher.variables(labeller), dataset.val, seed,
+            flip=config.data.flip, label=label, saves=saves,
+        )  # fmt: skip
+
+    curve = store.undamaged(store.read_json, path)
+    if curve is None:
+        with guard.owned(path.parent, wait=True, part=name):
+            curve = store.cached_json(path, train)
+    saves.remove()
+    return curve

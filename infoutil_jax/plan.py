@@ -107,7 +107,18 @@ def _unit(value: float, unit: str, base: int = 1000) -> str:
     return f"{value:.3g} E{unit}"
 
 
-def _distil_line(config: Config, name: str, source: Source, flops: float) -> str:
+class Work(NamedTuple):
+    """What one method asks of the teacher, over all classes."""
+
+    candidates: int
+    evaluations: int  # of coalitions
+    scored: int  # crops
+    kept: int
+    passes: int  # forward passes of all this; a gradient counts as BACKWARD of them
+
+
+def work(config: Config, source: Source) -> Work:
+    """Of a config that `settings.for_method` gave."""
     most = source.n_classes * config.candidates
     pool = min(most, source.n_train or most)
     crops = pool * (1 if config.crop.rule == "whole" else config.crop.per_image)
@@ -116,23 +127,40 @@ def _distil_line(config: Config, name: str, source: Source, flops: float) -> str
     attribution = attributed * (1 + BACKWARD) if by_gradient else evaluations
     scored = 0 if config.select.rule in ("random", "forgetting") else crops
     passes = 1 + BACKWARD if config.select.rule in select.GRADIENT_RULES else 1
+    return Work(pool, evaluations, scored, source.n_classes * config.n_crops, attribution + scored * passes)
+
+
+class Students(NamedTuple):
+    """All students of a run; each takes `steps` of `batch` images."""
+
+    count: int
+    steps: int
+    batch: int
+
+
+def students(config: Config, source: Source) -> Students:
+    settings = config.evaluate
+    batch = settings.batch_size or evaluate.default_batch_size(config.ipc, source.n_classes)
+    steps = settings.epochs * math.ceil(config.ipc * source.n_classes / batch)
+    hard = settings.hard_seeds if settings.labels != "hard" else 0
+    return Students(len(config.methods) * (settings.seeds + hard), steps, batch)
+
+
+def _distil_line(config: Config, name: str, source: Source, flops: float) -> str:
+    asked = work(config, source)
     return (
-        f"{name:15s} {pool:,} candidates, {evaluations:,} coalition evaluations, {scored:,} crops scored, "
-        f"{source.n_classes * config.n_crops:,} kept: {_unit(flops * (attribution + scored * passes), 'FLOP')}"
+        f"{name:15s} {asked.candidates:,} candidates, {asked.evaluations:,} coalition evaluations, "
+        f"{asked.scored:,} crops scored, {asked.kept:,} kept: {_unit(flops * asked.passes, 'FLOP')}"
     )
 
 
 def _student_line(config: Config, source: Source, flops: float, teacher_flops: float) -> str:
-    settings = config.evaluate
-    batch = settings.batch_size or evaluate.default_batch_size(config.ipc, source.n_classes)
-    steps = settings.epochs * math.ceil(config.ipc * source.n_classes / batch)
-    cost = steps * batch * (BACKWARD * flops + (settings.labels == "online") * teacher_flops)
-    hard = settings.hard_seeds if settings.labels != "hard" else 0
-    students = f"{len(config.methods) * (settings.seeds + hard)} x {steps:,} steps of {batch}"
-    return f"students        {students}: {_unit(cost, 'FLOP')} each ({settings.labels} labels)"
+    labels, (count, steps, batch) = config.evaluate.labels, students(config, source)
+    cost = steps * batch * (BACKWARD * flops + (labels == "online") * teacher_flops)
+    return f"students        {count} x {steps:,} steps of {batch}: {_unit(cost, 'FLOP')} each ({labels} labels)"
 
 
-def _output_bytes(config: Config, n_classes: int) -> tuple[float, float]:
+def output_bytes(config: Config, n_classes: int) -> tuple[float, float]:
     """(pixels as PNG, soft labels) of one distilled set."""
     images = n_classes * config.ipc
     return images * 3 * config.data.image_size**2 * PNG_SHARE, images * config.compose.factor**2 * n_classes * 4
@@ -162,7 +190,7 @@ def _teacher_line(settings, source: Source, flops: float) -> str:
 def _disk_and_memory_lines(config: Config, source: Source, network, n_parameters: int) -> list[str]:
     micro_batch = attribute.micro_batch(config.attribute, network, config.data.image_size)
     host, device = (_unit(n, "B", 1024) for n in _memory(config, n_parameters, micro_batch))
-    png, labels = (_unit(n, "B", 1024) for n in _output_bytes(config, source.n_classes))
+    png, labels = (_unit(n, "B", 1024) for n in output_bytes(config, source.n_classes))
     return [
         f"memory          host {host} for one class, device {device} besides activations",
         f"output          {source.n_classes * config.ipc:,} images a set: about {png} of PNG, {labels} of soft labels",

@@ -55,7 +55,7 @@ def own_config(path: Path) -> tuple[dict, str]:
     try:
         given = json.loads(text)
         given = {**given, **given.get("pretrained_cfg", {})}
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{where}: no JSON object ({error}); mend or remove it.") from error
     return {field: given[field] for field in FIELDS if given.get(field) is not None}, where
 

@@ -2,8 +2,13 @@
 
 import sys
 import time
+from types import SimpleNamespace
+
+from infoutil_jax.errors import DataError
+from infoutil_jax.guard import raise_if_stopped
 
 SECONDS_BETWEEN_LINES = 10.0
+_warnings = SimpleNamespace(strict=False, count=0)  # of the run in this process
 
 
 def say(text: str) -> None:
@@ -11,16 +16,37 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
+def restart(*, strict: bool = False) -> None:
+    """Forgets the warnings so far; with `strict` the next one is an error."""
+    _warnings.strict, _warnings.count = strict, 0
+
+
+def warn(text: str) -> None:
+    """Prints `warning: text` on stderr, at once, and counts it; under --strict raises DataError instead."""
+    if _warnings.strict:
+        raise DataError(f"{text} (a warning, but for --strict)")
+    _warnings.count += 1
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+def warned() -> int:
+    """How many warnings there were since `restart`."""
+    return _warnings.count
+
+
 def track(items, label: str, *, total: int, unit: str = "it"):
     """Yields `items`, reporting on stderr how many of `total` are done, the rate and the time left."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        yield from tqdm(items, desc=label, total=total, unit=unit)
+        for item in tqdm(items, desc=label, total=total, unit=unit):
+            yield item
+            raise_if_stopped()
         return
     start = last = time.monotonic()
     for done, item in enumerate(items, start=1):
         yield item
+        raise_if_stopped()
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES or (done == total and now - start >= 1):
             last, rate = now, done / (now - start)

@@ -6,159 +6,25 @@ equal bytes. Letters: H W image, k patches, K classes.
 """
 
 import dataclasses
-import io
+import functools
+import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from infoutil_jax import tfrecord
-from infoutil_jax.checks import in_range
-from infoutil_jax.errors import ConfigError, CorruptArtifact, DataError, NumericError
+from infoutil_jax import durable, tfrecord
+from infoutil_jax.errors import ConfigError, CorruptArtifact, DataError
+from infoutil_jax.examples import SPLIT, Layout, decode_example, encode_example, implausible
 from infoutil_jax.types import DistilledImage, DistilledSet
 
-FORMAT = 1  # raised whenever an older reader could not read the files
+FORMAT = 2  # 1: the manifest holds no SHA-256 of itself; such sets are still read, and never rewritten
 MANIFEST = "manifest.json"
 METADATA = ("dataset_info.json", "features.json", "label.labels.txt")  # what TFDS reads
-SPLIT = "train"
-_OWN_KEYS = ("format", "layout", "metadata", "shards")  # of the manifest; all others are the run's
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """What every record of a set has in common: the name, the classes, the shapes. Raises ConfigError if impossible."""
-
-    name: str  # of the dataset: lower-case letters, digits and underscores
-    class_names: tuple[str, ...]  # K
-    n_shards: int
-    image_size: int  # H = W, pixels
-    n_patches: int  # k
-    n_classes: int  # K
-
-    def __post_init__(self):
-        if not re.fullmatch("[a-z][a-z0-9_]*", self.name):
-            raise ConfigError(f"layout.name={self.name!r} is no TFDS name; use a-z, 0-9 and _, a letter first")
-        for field in ("n_shards", "image_size", "n_patches", "n_classes"):
-            in_range(f"layout.{field}", getattr(self, field), 1, 99_999)
-        if not len(self.class_names) == len(set(self.class_names)) == self.n_classes:
-            raise ConfigError(f"layout.class_names are not {self.n_classes} different names; give one per class")
-        for name in self.class_names:  # TFDS keeps them as the lines of a text file, stripped
-            if not name or name != name.strip() or not name.isprintable():
-                raise ConfigError(f"layout.class_names: {name!r} is not one line of visible text; rename the class")
-
-    @property
-    def shard_names(self) -> list[str]:
-        """The file names of the shards, in order, as TFDS expects them."""
-        return [f"{self.name}-{SPLIT}.tfrecord-{i:05d}-of-{self.n_shards:05d}" for i in range(self.n_shards)]
-
-    @property
-    def patch_arrays(self) -> dict[str, tuple[tuple[int, ...], type]]:
-        """Shape and dtype of each array of an example that has a row per patch."""
-        return {
-            "patch_logits": ((self.n_patches, self.n_classes), np.float32),
-            "patch_boxes": ((self.n_patches, 4), np.int32),
-            "patch_shapley": ((self.n_patches,), np.float32),
-            "patch_gradient_norm": ((self.n_patches,), np.float32),
-        }
-
-    def features(self):
-        """The `tfds.features.FeaturesDict` of a record."""
-        import tensorflow_datasets as tfds
-
-        return tfds.features.FeaturesDict({
-            "image": tfds.features.Image(shape=(self.image_size, self.image_size, 3), encoding_format="png"),
-            "label": tfds.features.ClassLabel(names=self.class_names),
-            "patch_ids": tfds.features.Tensor(shape=(self.n_patches,), dtype=np.str_),
-            **{field: tfds.features.Tensor(shape=s, dtype=d) for field, (s, d) in self.patch_arrays.items()},
-        })
-
-    def check(self, example: DistilledImage, where: str) -> None:
-        """Raises DataError or NumericError, naming `where` and the field, unless `example` fits."""
-        image = {"image_u8": ((self.image_size, self.image_size, 3), np.uint8)}
-        for field, (shape, dtype) in {**image, **self.patch_arrays}.items():
-            array = np.asarray(getattr(example, field))
-            if array.shape != shape or array.dtype != dtype:
-                is_, due = f"{array.dtype}{array.shape}", f"{np.dtype(dtype)}{shape}"
-                raise DataError(f"{where}: {field} is {is_}, expected {due}; mend the example or the layout")
-        if type(example.label) is bool or not isinstance(example.label, (int, np.integer)):
-            raise DataError(f"{where}: label is {type(example.label).__name__}, expected an integer")
-        if not 0 <= example.label < self.n_classes:
-            raise DataError(f"{where}: label {example.label} is outside 0..{self.n_classes - 1}; mend the label")
-        if len(example.patch_ids) != self.n_patches or not all(map(_is_storable, example.patch_ids)):
-            raise DataError(f"{where}: patch_ids {example.patch_ids!r} are not {self.n_patches} strings of UTF-8 text")
-        if not np.isfinite(example.patch_logits).all():
-            raise NumericError(f"{where}: patch_logits hold NaN or Inf; check the label teacher")
-
-
-def _is_storable(id_) -> bool:
-    """Whether a string survives as bytes; bytes that are no UTF-8 come as surrogate escapes, as file names do."""
-    try:
-        return id_.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") == id_
-    except (AttributeError, UnicodeEncodeError):
-        return False
-
-
-def encode_example(example: DistilledImage) -> bytes:
-    """A `DistilledImage` as a serialised `tf.train.Example`: the same bytes in every process, the image as PNG."""
-    from tensorflow_datasets.proto import tf_example_pb2 as examples
-    from tensorflow_datasets.proto import tf_feature_pb2 as protos
-
-    def floats(array):
-        return protos.Feature(float_list=protos.FloatList(value=np.ravel(array).tolist()))
-
-    def ints(array):
-        return protos.Feature(int64_list=protos.Int64List(value=np.ravel(array).tolist()))
-
-    def strings(values):
-        return protos.Feature(bytes_list=protos.BytesList(value=values))
-
-    png = io.BytesIO()
-    Image.fromarray(np.asarray(example.image_u8)).save(png, "PNG")
-    feature = {
-        "image": strings([png.getvalue()]),
-        "label": ints(example.label),
-        "patch_ids": strings([id_.encode("utf-8", "surrogateescape") for id_ in example.patch_ids]),
-        "patch_boxes": ints(example.patch_boxes),
-        **{name: floats(getattr(example, name)) for name in ("patch_logits", "patch_shapley", "patch_gradient_norm")},
-    }
-    return examples.Example(features=protos.Features(feature=feature)).SerializeToString(deterministic=True)
-
-
-def decode_example(payload: bytes, layout: Layout) -> DistilledImage:
-    """The inverse of `encode_example`. Raises CorruptArtifact naming the fault when `payload` is no such example."""
-    from google.protobuf.message import DecodeError
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    try:
-        feature = tf_example_pb2.Example.FromString(payload).features.feature
-        (png,) = feature["image"].bytes_list.value
-        (label,) = feature["label"].int64_list.value
-        patches = {name: _to_array(feature[name], *spec) for name, spec in layout.patch_arrays.items()}
-        ids = tuple(id_.decode("utf-8", "surrogateescape") for id_ in feature["patch_ids"].bytes_list.value)
-        example = DistilledImage(_decode_png(png, layout.image_size), label, patch_ids=ids, **patches)
-        layout.check(example, "content")
-    except (DecodeError, ValueError, OverflowError, DataError, NumericError) as error:
-        raise CorruptArtifact(f"does not decode: {error}") from error
-    return example
-
-
-def _to_array(feature, shape, dtype) -> np.ndarray:
-    values = feature.int64_list.value if dtype is np.int32 else feature.float_list.value
-    return np.array(list(values), dtype).reshape(shape)  # from a list, numbers beyond int32 raise instead of wrapping
-
-
-def _decode_png(png: bytes, size: int) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
-            if image.size != (size, size) or image.mode != "RGB":  # asked before any pixel is decoded
-                raise ValueError(f"image is {image.mode} {image.size}, expected RGB {(size, size)}")
-            return np.array(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's ways to say: broken file
-        raise ValueError(f"image: {error}") from error
+SEAL = "sha256"  # the manifest's key with the hash of all the others
+_OWN_KEYS = ("format", "layout", "metadata", "shards", SEAL)  # of the manifest; all others are the run's
 
 
 def write_shard(directory: str | PathLike, index: int, examples: Sequence[DistilledImage], layout: Layout) -> dict:
@@ -180,7 +46,7 @@ def write_shard(directory: str | PathLike, index: int, examples: Sequence[Distil
 
 
 def finish(directory: str | PathLike, layout: Layout, shards: Sequence[dict], manifest: dict) -> None:
-    """Makes the shards a set: TFDS metadata, then `manifest.json`: `manifest` plus format, layout, metadata and shards.
+    """Makes the shards a set: TFDS metadata, then `manifest.json`: `manifest` and the format's own keys.
 
     `shards` are the results of `write_shard`, in any order; `manifest` holds what JSON can. Finishing twice alike
     changes nothing. Raises DataError for missing shards, own keys in `manifest`, or another manifest already there.
@@ -192,12 +58,21 @@ def finish(directory: str | PathLike, layout: Layout, shards: Sequence[dict], ma
     if taken := set(_OWN_KEYS) & set(manifest):
         raise DataError(f"{directory}: manifest keys {sorted(taken)} are the format's own; rename them")
     tfrecord.check_names(directory, layout.shard_names)
-    if not (directory / MANIFEST).exists():
+    finished = (directory / MANIFEST).exists()
+    if not finished:
         _write_metadata(directory, layout, shards)
     hashes = {name: tfrecord.sha256(directory / name) for name in METADATA}
-    own = {"format": FORMAT, "layout": dataclasses.asdict(layout), "metadata": hashes, "shards": shards}
-    text = json.dumps({**manifest, **own}, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    tfrecord.write_once(directory / MANIFEST, [text.encode()])
+    version = read_manifest(directory)["format"] if finished else FORMAT
+    own = {"format": version, "layout": dataclasses.asdict(layout), "metadata": hashes, "shards": shards}
+    tfrecord.write_once(directory / MANIFEST, [_sealed({**manifest, **own})])
+
+
+def _sealed(content: dict) -> bytes:
+    """A manifest's text, which holds the SHA-256 of the text without it."""
+    text = lambda value: (json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+    if content["format"] == 1:
+        return text(content)
+    return text({**content, SEAL: hashlib.sha256(text(content)).hexdigest()})
 
 
 def _write_metadata(directory, layout, shards):
@@ -215,27 +90,30 @@ def _write_metadata(directory, layout, shards):
         check_data=False,  # it would need TensorFlow
     )
     for name in METADATA:
-        tfrecord.sync(directory / name)
+        durable.sync(directory / name)
 
 
 def read_manifest(directory: str | PathLike) -> dict:
-    """A finished set's manifest. Raises DataError if absent or of a newer format, CorruptArtifact if unreadable."""
+    """A finished set's manifest. Raises DataError if absent or of a newer format, CorruptArtifact if a byte changed."""
     path = Path(directory) / MANIFEST
     try:
-        manifest = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        manifest = json.loads(text)
+        if _sealed({key: value for key, value in manifest.items() if key != SEAL}) != text:
+            raise ValueError("its SHA-256 does not match its content")
         if manifest["format"] > FORMAT:
             raise DataError(f"{path}: format {manifest['format']} is newer than {FORMAT}; upgrade infoutil_jax")
         _check_manifest(manifest)
     except (FileNotFoundError, NotADirectoryError) as error:
         way_out = "give the directory of a finished set, or resume the run that writes it"
         raise DataError(f"{path}: not found, so this is no distilled set or an unfinished one; {way_out}") from error
-    except (ValueError, TypeError, KeyError, ConfigError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, ConfigError) as error:
         raise tfrecord.corrupt(path, f"unreadable manifest ({type(error).__name__}: {error})") from error
     return manifest
 
 
 def _check_manifest(manifest):
-    names = [shard["file"] for shard in manifest["shards"] if {"records", "sha256"} <= set(shard)]
+    names = [shard["file"] for shard in manifest["shards"] if {"records", "bytes", "sha256"} <= set(shard)]
     if names != _layout(manifest).shard_names or set(manifest["metadata"]) != set(METADATA):
         raise ValueError("shards or metadata do not match the layout")
 
@@ -279,19 +157,63 @@ def load(directory: str | PathLike) -> DistilledSet:
 
 
 def verify(directory: str | PathLike) -> None:
-    """Proves that a set is what was written: names, metadata, each frame, record count, SHA-256 and content.
+    """Proves that a set is what was written. Raises CorruptArtifact for the first of its `faults`."""
+    for fault in faults(directory):
+        raise tfrecord.corrupt(*fault)
 
-    Raises CorruptArtifact naming the file, the check and, where one record is at fault, its number and byte offset.
+
+def faults(directory: str | PathLike, look=lambda path, number, example: None) -> Iterator[tfrecord.Fault]:
+    """All that is not what was written in a finished set: names, metadata, each frame, record count, SHA-256, content.
+
+    `look` is shown every record that decodes. Raises as `read_manifest`.
     """
     directory = Path(directory)
     manifest = read_manifest(directory)
-    layout = _layout(manifest)
-    tfrecord.check_names(directory, layout.shard_names)
-    for name in METADATA:
-        tfrecord.check_hash(directory / name, manifest["metadata"][name], fault="changed since it was written")
-    for shard in manifest["shards"]:
-        path = directory / shard["file"]
-        tfrecord.check_count(path, sum(1 for _ in tfrecord.read_records(path)), shard["records"])
-        tfrecord.check_hash(path, shard["sha256"], fault="foreign shard, of another set or place")
-        for _ in _read_shard(path, shard["records"], layout):
-            pass
+    layout, lines = _layout(manifest), manifest["shards"]
+    owners = {line["sha256"]: line["file"] for line in lines}
+    missing, extra = tfrecord.names_off(directory, layout.shard_names)
+    yield from (tfrecord.Fault(directory / name, "missing shard") for name in missing)
+    for name in extra:
+        copy_of = owners.get(tfrecord.sha256(directory / name))
+        origin = f"a copy of {copy_of}" if copy_of else "not of this set"
+        yield tfrecord.Fault(directory / name, f"extra shard, {origin}")
+    for name, expected in manifest["metadata"].items():
+        if check := tfrecord.hash_fault(directory / name, expected, "changed since it was written"):
+            yield tfrecord.Fault(directory / name, check)
+    for index, line in enumerate(lines):
+        if line["file"] not in missing:
+            path = directory / line["file"]
+            label = index if layout.n_shards == layout.n_classes else None  # a run writes one shard a class
+            content = functools.partial(_content_faults, path, layout, label, look)
+            yield from shard_faults(path, line, owners, content)
+
+
+def shard_faults(path: Path, line: dict, owners: dict[str, str], content=lambda record: ()) -> Iterator[tfrecord.Fault]:
+    """All that is not what `line`, from `write_shard`, says of a shard: swapped, truncated, changed, foreign.
+
+    `owners` maps the SHA-256 of the set's shards to their names; content(record) gives the faults in a whole record.
+    """
+    foreign = tfrecord.hash_fault(path, line["sha256"], "foreign shard, of another run")
+    if foreign and (owner := owners.get(tfrecord.sha256(path))):
+        yield tfrecord.Fault(path, f"swapped shard: this is the content of {owner}")
+        return
+    n_read, checks = 0, set()
+    for record, check in tfrecord.scan(path):
+        checks.add(check)
+        n_read += 1
+        for text in [check] if check else content(record):
+            yield tfrecord.Fault(path, tfrecord.at(record.number, record.offset, text))
+    if not checks & set(tfrecord.LOST) and n_read != line["records"]:
+        yield tfrecord.Fault(path, tfrecord.count_fault(n_read, line["records"]))
+    elif foreign and not any(checks):
+        yield tfrecord.Fault(path, foreign)
+
+
+def _content_faults(path, layout, label, look, record) -> Iterator[str]:
+    try:
+        example = decode_example(record.payload, layout)
+    except CorruptArtifact as error:
+        yield str(error)
+        return
+    look(path, record.number, example)
+    yield from implausible(example, layout, label)

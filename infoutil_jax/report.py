@@ -40,6 +40,7 @@ class Report(NamedTuple):
     method: str = "InfoUtil"  # the row and the curve of this name, case aside, stand out
     class_names: tuple[str, ...] = ()  # read out to those who do not see the contact sheet
     timing: tuple[Cells, list[Cells]] | None = None  # columns and rows of where the time went
+    rate: tuple[Cells, list[Cells]] | None = None  # of what the sets cost to store
 
 
 class Line(NamedTuple):
@@ -66,7 +67,7 @@ def to_html(report):
     Raises:
       DataError: a row's length differs from the columns', or a curve has no points or an accuracy outside [0, 1].
     """
-    for columns, rows in filter(None, [(report.columns, report.rows), report.timing]):
+    for columns, rows in filter(None, [(report.columns, report.rows), report.timing, report.rate]):
         _check_table(columns, rows)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -156,7 +156,7 @@ def _heatmaps(config: Config, dataset, teacher, sets: dict, artifacts: Path):
     method = distil.Method(for_method(config, name), teacher, coalitions, artifacts, origin)
     images, phis, boxes = [], [], []
     for label in range(min(N_HEATMAPS, len(dataset.class_names))):
-        known = store.load_arrays(distil.attribution_file(method, label))
+        known = store.undamaged(store.load_arrays, distil.attribution_file(method, label))
         if known is None:
             continue
         pool = distil.candidate_indices(dataset.train, label, config.candidates, config.seed)
@@ -170,9 +170,10 @@ def _heatmaps(config: Config, dataset, teacher, sets: dict, artifacts: Path):
 
 def publish(
     config: Config, dataset, teacher, directories: dict, table: Table, workdir: Path, artifacts: Path,
-    environment: dict, timing: list[dict],
+    environment: dict, timing: list[dict], rate: tuple[list[str], list[list[str]]],
 ) -> None:  # fmt: skip
-    """Prints the table and where the time went; writes results.json and report.html into the workdir.
+    """Prints the table and where the time went; writes results.json and report.html into the workdir. `rate` is the
+    page's table of what the sets cost to store.
 
     results.json is equal for equal results, so seconds are not in it.
     """
@@ -186,7 +187,7 @@ def publish(
         "nearest_neighbour": dict(zip(("mean", "std"), mean_std(table.neighbour))),
         "label_robust_score": {m: statistics(v) for m, v in label_robust_scores(config, teacher, table).items()},
     }  # fmt: skip
-    store.write_json(workdir / "results.json", results)
+    store.write_plain_json(workdir / "results.json", results)
     page = report.Report(
         title=f"{config.name}: {TITLES[main]} on {dataset.name}, IPC {config.ipc}",
         summary=[
@@ -199,7 +200,7 @@ def publish(
         curves={TITLES[m]: [(p[0], p[1]) for p in by[table.labels][0]] for m, by in table.curves.items()},
         config=plain(config), environment=environment,
         files=[(str(directories[main] / s["file"]), s["sha256"]) for s in sets[main].manifest["shards"]],
-        method=TITLES[main], class_names=dataset.class_names, timing=times if timing else None,
+        method=TITLES[main], class_names=dataset.class_names, timing=times if timing else None, rate=rate,
     )  # fmt: skip
     store.write_bytes(workdir / "report.html", report.to_html(page).encode())
     print(f"\n{note(config, dataset.name, table)}\n\n{report.to_text(columns, body)}\n")

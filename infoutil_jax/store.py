@@ -1,16 +1,22 @@
 """Artifacts on disk. Whatever lies under its final name is complete, and is checked when it is read again."""
 
+import contextlib
 import hashlib
 import io
+import itertools
 import json
-import os
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
 
+from infoutil_jax import durable
 from infoutil_jax.errors import CorruptArtifact, EnvironmentFault
+from infoutil_jax.progress import warn
+
+_CHANGED = "SHA-256 does not match what was written"
+_MEND = "restore it from a copy, or delete it to have it made again"
 
 
 def fingerprint(*parts) -> str:
@@ -19,37 +25,36 @@ def fingerprint(*parts) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes under a temporary name, syncs and renames: the file is whole or absent."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if path.parent.is_dir():
-            partial.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
+    """The file is whole or absent (`durable.write`, with its errors)."""
+    durable.write(path, [data])
 
 
-def _cannot_write(path: Path, error: OSError) -> EnvironmentFault:
-    reason = error.strerror or error
-    return EnvironmentFault(f"{path}: cannot be written ({reason}); free the space or choose another --workdir.")
-
-
-def write_json(path: Path, value) -> None:
+def write_plain_json(path: Path, value) -> None:
+    """JSON for people and other programs; nothing of ours reads it back."""
     write_bytes(path, json.dumps(value, indent=1, sort_keys=True).encode())
 
 
-def read_json(path: Path):
-    """Raises CorruptArtifact when the file does not parse."""
+def write_json(path: Path, value) -> None:
+    """JSON that a later stage or run reads, sealed: {"content": value, "sha256": of the canonical JSON of value}."""
+    write_bytes(path, _sealed(json.loads(json.dumps(value))))
+
+
+def _sealed(content) -> bytes:
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"content": content, "sha256": digest}, indent=1, sort_keys=True).encode()
+
+
+def read_json(path: Path, *, mend: str = _MEND):
+    """What `write_json` wrote. Raises CorruptArtifact, with `mend` as the way out, when any byte of it is another."""
+    data = Path(path).read_bytes()
     try:
-        return json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise CorruptArtifact(f"{path}: not valid JSON ({error}); delete it to have it made again.") from error
+        content = json.loads(data)["content"]
+        whole = _sealed(content) == data
+    except (ValueError, TypeError, KeyError, RecursionError):
+        whole = False
+    if not whole:
+        raise CorruptArtifact(f"{path}: {_CHANGED}; {mend}.")
+    return content
 
 
 def save_arrays(path: Path, arrays: dict) -> None:
@@ -68,18 +73,45 @@ def load_arrays(path: Path) -> dict | None:
     content = path.read_bytes()
     data, digest = content[:-32], content[-32:]
     if hashlib.sha256(data).digest() != digest:
-        raise CorruptArtifact(f"{path}: SHA-256 does not match what was written; delete it to have it made again.")
+        raise CorruptArtifact(f"{path}: {_CHANGED}; {_MEND}.")
     with np.load(io.BytesIO(data)) as arrays:
         return dict(arrays)
 
 
+def set_aside(path: Path) -> None:
+    """Renames a damaged file or folder to NAME.damaged[-n], with a warning: it is no artifact any more."""
+    names = (f"{path.name}.damaged" + (f"-{n}" if n > 1 else "") for n in itertools.count(1))
+    kept = next(name for name in names if not path.with_name(name).exists())
+    with contextlib.suppress(FileNotFoundError):  # another run was quicker
+        path.rename(path.with_name(kept))
+    warn(f"{path}: {_CHANGED}; set aside as {kept}")
+
+
+def undamaged(read, path: Path):
+    """read(path) of an artifact that can be made again: None when it is absent, or damaged and now set aside."""
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except CorruptArtifact:
+        set_aside(path)
+        return None
+
+
 def cached(path: Path, record, compute):
-    """`record` (a NamedTuple type) of the arrays at `path`; without such a file compute() gives it and it is saved."""
-    arrays = load_arrays(path)
+    """`record` (a NamedTuple type) of the arrays at `path`; without a whole file compute() gives it and it is saved."""
+    arrays = undamaged(load_arrays, path)
     if arrays is None:
         arrays = compute()._asdict()
         save_arrays(path, arrays)
     return record(**arrays)
+
+
+def cached_json(path: Path, compute):
+    """The value sealed at `path`; without a whole file compute() gives it and it is saved."""
+    if undamaged(read_json, path) is None:
+        write_json(path, compute())
+    return read_json(path)
 
 
 def new_workdir(root: Path, name: str) -> Path:
@@ -93,7 +125,7 @@ def new_workdir(root: Path, name: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise durable.cannot_write(path, error) from error
     raise EnvironmentFault(f"{root}: a thousand runs named {stem}; choose a --workdir.")
 
 
@@ -105,55 +137,3 @@ def tree_hash(tree) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
         digest.update(np.ascontiguousarray(leaf).tobytes())
     return digest.hexdigest()
-
-
-class Checkpoints:
-    """Orbax checkpoints of one pytree by step, each with our own SHA-256 beside it (orbax misses flipped bits)."""
-
-    def __init__(self, directory: Path, keep: int | None = None):
-        import orbax.checkpoint as ocp
-
-        self._ocp, self._directory = ocp, Path(directory).absolute()
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, enable_async_checkpointing=False, cleanup_tmp_directories=True
-        )
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
-
-    def _hash_file(self, step: int) -> Path:
-        return self._directory / f"{step}.sha256"
-
-    def save(self, step: int, tree) -> None:
-        """Saves `tree`, the hash last: what an interrupted save left is replaced, a complete step is kept."""
-        if step in self.steps():
-            return
-        tree = jax.tree.map(np.asarray, tree)
-        try:
-            if step in self._manager.all_steps():
-                self._manager.delete(step)
-            # without force, a step below the latest is left out in silence
-            self._manager.save(step, args=self._ocp.args.StandardSave(tree), force=True)
-        except OSError as error:
-            raise _cannot_write(self._directory / str(step), error) from error
-        write_bytes(self._hash_file(step), tree_hash(tree).encode())
-
-    def steps(self) -> list[int]:
-        """Steps whose save was completed, oldest first."""
-        return sorted(s for s in self._manager.all_steps() if self._hash_file(s).exists())
-
-    def restore(self, step: int, like):
-        """The tree saved at `step`, in the structure of `like`; raises CorruptArtifact when its bytes changed."""
-        like = jax.tree.map(np.asarray, like)
-        try:
-            tree = self._manager.restore(step, args=self._ocp.args.StandardRestore(like))
-        except (ValueError, OSError, KeyError) as error:
-            raise self._corrupt(step, f"cannot be restored ({error})") from error
-        tree = jax.tree.map(np.asarray, tree)
-        if tree_hash(tree) != self._hash_file(step).read_text():
-            raise self._corrupt(step, "the weights' SHA-256 changed on disk")
-        return tree
-
-    def _corrupt(self, step: int, fault: str) -> CorruptArtifact:
-        return CorruptArtifact(f"{self._directory}/{step}: {fault}; delete that folder to train again.")
-
-    def close(self) -> None:
-        self._manager.close()

@@ -1,16 +1,18 @@
 """Where a run's teacher comes from: files that the config names, or a training of its own, kept on disk and shared."""
 
+import contextlib
 import functools
 from pathlib import Path
 
 import numpy as np
 
-from infoutil_jax import coresets, distil, pretrained, store, train
+from infoutil_jax import checkpoints, coresets, distil, guard, pretrained, store, train
 from infoutil_jax.clock import CLOCK
 from infoutil_jax.errors import CorruptArtifact
 from infoutil_jax.progress import say
 from infoutil_jax.settings import Config, for_method
 from infoutil_jax.stages import teacher as stage
+from infoutil_jax.weights import require_finite
 
 
 def obtain(config: Config, dataset, artifacts: Path) -> stage.Teacher:
@@ -33,10 +35,12 @@ def _imported(config: Config, network, dataset, artifacts: Path) -> stage.Teache
     record, identity = {"model": config.teacher.model}, distil.data_identity(config, dataset)
     for which, found in loaded.items():
         path = artifacts / "teacher" / store.fingerprint("imported", found.identity, identity) / "teacher.json"
-        if not path.exists():
-            with CLOCK.stage("teacher"):
-                store.write_json(path, train.test(network, found.variables, dataset.val)._asdict())
-        measured = store.read_json(path)
+
+        @CLOCK.stage("teacher")
+        def measure(variables=found.variables):
+            return train.test(network, variables, dataset.val)._asdict()
+
+        measured = store.cached_json(path, measure)
         stage.self_test(config.teacher, network, found.variables, dataset, which, measured, found.top1)
         record[which] = {**found.record, **measured}
     return stage.Teacher(network, loaded["early"].variables, loaded["converged"].variables, record)
@@ -48,17 +52,8 @@ def _trained(config: Config, network, dataset, artifacts: Path) -> stage.Teacher
     identity = distil.data_identity(config, dataset)
     name = store.fingerprint("teacher", stage.VERSION, settings.training, shape, config.data.flip, identity)
     directory = artifacts / "teacher" / name
-    snapshots, progress = store.Checkpoints(directory / "snapshots"), store.Checkpoints(directory / "progress", keep=2)
     epochs = {"early": settings.early_epoch, "converged": settings.epochs}
-    if not set(epochs.values()) <= set(snapshots.steps()):
-        stores = {"progress": progress, "snapshots": snapshots, "keep": functools.partial(_keep, directory)}
-        size = {"side": config.data.image_size, "flip": config.data.flip}
-        with CLOCK.stage("teacher"):
-            stage.run(settings, network, dataset, config.seed, **size, **stores)
-    like = stage.blank_variables(network, config.data.image_size)
-    weights = {which: snapshots.restore(epoch, like) for which, epoch in epochs.items()}
-    snapshots.close()
-    progress.close()
+    weights = dict(zip(epochs, _snapshots(config, network, dataset, directory, [*epochs.values()])))
     record = {"model": settings.model}
     for which, variables in weights.items():
         path = directory / f"epoch{epochs[which]}.json"
@@ -67,14 +62,33 @@ def _trained(config: Config, network, dataset, artifacts: Path) -> stage.Teacher
     return stage.Teacher(network, weights["early"], weights["converged"], record, forgotten)
 
 
+def _snapshots(config: Config, network, dataset, directory: Path, epochs: list[int]) -> list[dict]:
+    """The variables after each of `epochs`. What is absent or damaged is trained, by one run at a time."""
+    snapshots = checkpoints.Checkpoints(directory / "snapshots")
+    like = stage.blank_variables(network, config.data.image_size)
+    with contextlib.suppress(CorruptArtifact):
+        return [snapshots.restore(epoch, like) for epoch in epochs]
+    with guard.owned(directory, wait=True):
+        found = [snapshots.get(epoch, like) for epoch in epochs]  # sets aside what is damaged
+        if None in found:
+            stores = {"snapshots": snapshots, "saves": checkpoints.Saves(directory / "saves")}
+            stores["keep"] = functools.partial(_keep, directory)
+            size = {"side": config.data.image_size, "flip": config.data.flip}
+            with CLOCK.stage("teacher"):
+                stage.run(config.teacher, network, dataset, config.seed, **size, **stores)
+        return [snapshots.restore(epoch, like) for epoch in epochs]
+
+
 def _measured(config: Config, network, dataset, path: Path, which: str, variables) -> dict:
     """Hash and accuracy of one snapshot, measured once; later the weights are checked against the hash."""
+    require_finite(variables, f"teacher ({which}) of {path.parent}", "delete that folder to train again")
     sha256 = store.tree_hash(variables)
-    if not path.exists():
-        with CLOCK.stage("teacher"):
-            accuracy = stage.examine(config.teacher, network, variables, dataset, which)
-        store.write_json(path, {"sha256": sha256, **accuracy})
-    measured = store.read_json(path)
+
+    @CLOCK.stage("teacher")
+    def measure():
+        return {"sha256": sha256, **stage.examine(config.teacher, network, variables, dataset, which)}
+
+    measured = store.cached_json(path, measure)
     if measured["sha256"] != sha256:
         fault = f"the {which} teacher's weights are not those that were measured"
         raise CorruptArtifact(f"{path}: {fault}; delete {path.parent} to train again.")

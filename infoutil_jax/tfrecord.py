@@ -4,7 +4,6 @@ A record is `uint64 length | masked CRC of the length | data | masked CRC of the
 (https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details).
 """
 
-import functools
 import hashlib
 import os
 import struct
@@ -14,12 +13,13 @@ from typing import NamedTuple
 
 import google_crc32c
 
+from infoutil_jax import durable
 from infoutil_jax.errors import CorruptArtifact, DataError
 
-TEMPORARY = ".tmp-"  # prefix of a file that is still being written
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 _N_LENGTH_BYTES = 8
+LOST = ("length CRC", "truncated")  # failed checks that end the reading of a file
 
 
 class Record(NamedTuple):
@@ -42,39 +42,62 @@ def frame(payload: bytes) -> bytes:
     return length + _FOOTER.pack(masked_crc(length)) + payload + _FOOTER.pack(masked_crc(payload))
 
 
+class Fault(NamedTuple):
+    """Something in a set that is not what was written."""
+
+    path: Path
+    text: str
+
+
 def read_records(path: Path) -> Iterator[Record]:
     """The records of a file in order, every checksum verified.
 
-    Raises CorruptArtifact naming file, record, byte offset and the check that failed: `length CRC`, `data CRC` or
-    `truncated`. A file cut exactly between two records looks whole here; only a record count tells.
+    Raises CorruptArtifact naming file, record, byte offset and the check that failed (`scan`). A file cut exactly
+    between two records looks whole here; only a record count tells.
+    """
+    for record, check in scan(path):
+        if check:
+            raise corrupt_record(path, record.number, record.offset, check)
+        yield record
+
+
+def scan(path: Path) -> Iterator[tuple[Record, str]]:
+    """Each record of a file with the check that it failed: `length CRC`, `data CRC`, `truncated` or none ('').
+
+    The data of a record that failed is empty. After a check in LOST nothing tells where the next record begins.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
-        number = 0
-        while (offset := file.tell()) < size:
-            payload = _read_frame(file, size, functools.partial(corrupt_record, path, number, offset))
-            yield Record(number, offset, payload)
+        number, check = 0, ""
+        while (offset := file.tell()) < size and check not in LOST:
+            payload, check = _read_frame(file, size)
+            yield Record(number, offset, payload), check
             number += 1
 
 
-def _read_frame(file, size, fault) -> bytes:
+def _read_frame(file, size) -> tuple[bytes, str]:
     header = file.read(_HEADER.size)
     if len(header) < _HEADER.size:
-        raise fault("truncated")
+        return b"", "truncated"
     length, length_crc = _HEADER.unpack(header)
     if masked_crc(header[:_N_LENGTH_BYTES]) != length_crc:
-        raise fault("length CRC")
+        return b"", "length CRC"
     if length + _FOOTER.size > size - file.tell():  # asked before reading: a false length must not ask for memory
-        raise fault("truncated")
+        return b"", "truncated"
     payload = file.read(length)
     if masked_crc(payload) != _FOOTER.unpack(file.read(_FOOTER.size))[0]:
-        raise fault("data CRC")
-    return payload
+        return b"", "data CRC"
+    return payload, ""
 
 
 def corrupt_record(path: Path, number: int, offset: int, check: str) -> CorruptArtifact:
     """The error for one record that failed `check`, to be raised by the caller."""
-    return corrupt(path, f"record {number} at byte {offset}: {check}")
+    return corrupt(path, at(number, offset, check))
+
+
+def at(number: int, offset: int, check: str) -> str:
+    """A failed check with its place in the file."""
+    return f"record {number} at byte {offset}: {check}"
 
 
 def corrupt(path: Path, fault: str) -> CorruptArtifact:
@@ -89,52 +112,46 @@ def sha256(path: Path) -> str:
 
 
 def write_once(path: Path, chunks: Iterable[bytes]) -> None:
-    """Writes a file that never appears half done: temporary name, fsync, rename.
+    """Writes a file that never appears half done (`durable.write`).
 
     A file that is already there is left alone when its content is the same; DataError is raised when it is not.
     """
-    temporary = path.with_name(TEMPORARY + path.name)
-    try:
-        with open(temporary, "wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        if not path.exists():
-            os.replace(temporary, path)
-            sync(path.parent)
-        elif sha256(path) != sha256(temporary):
-            raise DataError(f"{path}: exists with other content and is never overwritten; write in a new directory")
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = b"".join(chunks)
+    if not path.exists():
+        durable.write(path, [content])
+    elif path.read_bytes() != content:
+        raise DataError(f"{path}: exists with other content and is never overwritten; write in a new directory")
 
 
-def sync(path: Path) -> None:
-    """Asks the disk to keep a file, or the names in a directory, through a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def names_off(directory: Path, names: list[str]) -> tuple[list[str], list[str]]:
+    """The TFRecord files that are missing from a directory, and those that are extra in it."""
+    found = {path.name for path in directory.iterdir() if ".tfrecord" in path.name}
+    found = {name for name in found if not name.startswith(durable.TEMPORARY) and ".damaged" not in name}
+    return sorted(set(names) - found), sorted(found - set(names))
 
 
 def check_names(directory: Path, names: list[str]) -> None:
     """Raises CorruptArtifact listing the TFRecord files that are missing from a directory, or extra in it."""
-    found = {path.name for path in directory.iterdir() if ".tfrecord" in path.name}
-    found = {name for name in found if not name.startswith(TEMPORARY)}
-    if missing := sorted(set(names) - found):
+    missing, extra = names_off(directory, names)
+    if missing:
         raise corrupt(directory, f"missing shards: {', '.join(missing)}")
-    if extra := sorted(found - set(names)):
+    if extra:
         raise corrupt(directory, f"extra shards, not of this set: {', '.join(extra)}")
 
 
 def check_count(path: Path, n_found: int, n_expected: int) -> None:
     """Raises CorruptArtifact unless a file that was read to its end gave the expected number of records."""
     if n_found != n_expected:
-        cause = "cut at the end of a record, or foreign" if n_found < n_expected else "foreign, of another set"
-        raise corrupt(path, f"record count: expected {n_expected}, found {n_found} ({cause})")
+        raise corrupt(path, count_fault(n_found, n_expected))
 
 
-def check_hash(path: Path, expected: str, *, fault: str) -> None:
-    """Raises CorruptArtifact, saying `fault`, unless a file has the SHA-256 that was noted when it was written."""
-    if (found := sha256(path) if path.exists() else "no file") != expected:
-        raise corrupt(path, f"SHA-256: expected {expected}, found {found} ({fault})")
+def count_fault(n_found: int, n_expected: int) -> str:
+    """What a wrong number of whole records means."""
+    cause = "truncated at the end of a record" if n_found < n_expected else "foreign shard, of another set"
+    return f"record count: expected {n_expected}, found {n_found} ({cause})"
+
+
+def hash_fault(path: Path, expected: str, cause: str) -> str:
+    """'' where a file has the SHA-256 that was noted when it was written; else both hashes and the cause."""
+    found = sha256(path) if path.exists() else "no file"
+    return "" if found == expected else f"SHA-256: expected {expected}, found {found} ({cause})"

@@ -13,7 +13,7 @@ import optax
 
 from infoutil_jax import metrics, parallel
 from infoutil_jax.data.batches import load_ahead
-from infoutil_jax.errors import NumericError
+from infoutil_jax.errors import NumericError, Preempted
 from infoutil_jax.progress import track
 
 SECONDS = 0.5  # a chunk of steps takes this long, up to four times as long
@@ -71,15 +71,16 @@ def update(network: Network, optimizer, state: TrainState, key, images, loss_of_
     return TrainState(params, batch_stats, opt_state, state.step + 1), loss, logits
 
 
-def chunked(batches, ends: list[int], most: int):
+def chunked(batches, ends: list[int], most: int, first: int = 0):
     """Groups `batches`, arrays (B,) of rows, one a step, into arrays (steps, B): the work of one dispatch each.
 
-    A chunk holds `most` steps at most, all of one batch size, and ends at every count of steps in `ends` (ascending).
+    A chunk holds `most` steps at most, all of one batch size, and ends at every count of steps in `ends` (ascending);
+    `first` steps were made before.
     Its length follows the time that chunks take, so that progress shows every few seconds on slow machines too.
     """
     span = lambda numbered: (bisect.bisect_left(ends, numbered[0]), len(numbered[1]))
     length = 1
-    for _, steps in itertools.groupby(enumerate(batches, start=1), span):
+    for _, steps in itertools.groupby(enumerate(batches, start=first + 1), span):
         while chunk := [rows for _, rows in itertools.islice(steps, length)]:
             began = time.monotonic()
             yield np.stack(chunk)
@@ -91,30 +92,64 @@ def chunked(batches, ends: list[int], most: int):
 
 
 def fit(
-    advance, state, chunks, *, epochs: int, steps_per_epoch: int, label: str, first_epoch: int = 0, after_epoch=None
+    advance, state, chunks, *, epochs: int, steps_per_epoch: int, label: str, host=(), after_epoch=None,
+    saves=None, save_epochs: int = 0, up_to: int | None = None,
 ):  # fmt: skip
-    """Runs `state, losses = advance(state, *chunk)` over `chunks`, together the steps of epochs [first_epoch, epochs).
+    """Runs `state, losses = advance(state, *chunk)` over `chunks(first)`, together the steps from number `first` (0 is
+    the first of all) to the end of `epochs`; returns the last state.
 
     A chunk is one step or more; `losses` is a number or holds one for each of its steps. `after_epoch(epochs_done,
     state)` is called after every chunk that ends with an epoch. Raises NumericError when a loss is not finite, before
-    `after_epoch` sees that chunk.
+    `after_epoch` or a save sees that chunk.
+
+    `saves` (checkpoints.Saves) gets the state and `host`, numpy arrays that `advance` and `after_epoch` write into,
+    when it is due, after every multiple of `save_epochs`, and when the run is asked to stop (Preempted). Training goes
+    on from its last good save, of those at step `up_to` or before. A save at the end of an epoch is from before
+    `after_epoch`, which is called, maybe again, when training goes on from it.
     """
+    done, state = _last_save(saves, state, host, up_to)
+    total = epochs * steps_per_epoch
 
-    def steps(done):
-        nonlocal state
-        for chunk in chunks:
+    def save():
+        saves.save(done, {"state": state, "host": host})
+
+    def end_chunk():
+        if after_epoch and done and done % steps_per_epoch == 0:
+            after_epoch(done // steps_per_epoch, state)
+
+    def steps():
+        nonlocal state, done
+        end_chunk()
+        for chunk in chunks(done):
             state, losses = advance(state, *chunk)
-            for loss in np.atleast_1d(losses):
-                _require_finite(loss, label, *divmod(done, steps_per_epoch))
-                done += 1
-                yield done
-            if after_epoch and done % steps_per_epoch == 0:
-                after_epoch(done // steps_per_epoch, state)
+            losses = np.atleast_1d(losses)
+            for step, loss in enumerate(losses, start=done):
+                _require_finite(loss, label, *divmod(step, steps_per_epoch))
+            done += len(losses)
+            ends = save_epochs and done % (save_epochs * steps_per_epoch) == 0
+            if saves and done < total and (ends or saves.due()):
+                save()
+            yield from range(done - len(losses) + 1, done + 1)
+            end_chunk()
 
-    done = first_epoch * steps_per_epoch
-    for _ in track(steps(done), label, total=epochs * steps_per_epoch - done, unit="steps"):
-        pass
+    try:
+        for _ in track(steps(), label, total=total - done, unit="steps"):
+            pass
+    except Preempted:
+        if saves and done:
+            save()
+        raise
     return state
+
+
+def _last_save(saves, state, host, up_to) -> tuple[int, object]:
+    """Step and state to go on from, placed as `state` is; `host` is filled in place. (0, state) without a save."""
+    found = saves and saves.latest({"state": state, "host": host}, up_to)
+    if not found:
+        return 0, state
+    done, saved = found
+    jax.tree.map(np.copyto, host, saved["host"])
+    return done, jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), saved["state"], state)
 
 
 def _require_finite(loss, label, epoch, step):

@@ -74,7 +74,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
                 tensor = file.get_tensor(key)
             except AttributeError as error:  # 8 bits and fewer
                 raise DataError(
-                    f"{path}: {key} is of a type that NumPy lacks ({error}); save it as float32."
+                    f"{path}: {_shown(key)} is of a type that NumPy lacks ({error}); save it as float32."
                 ) from error
             tensors[key] = tensor.astype(np.float32) if jnp.issubdtype(tensor.dtype, jnp.floating) else tensor
     wrapped = all(key.startswith("module.") for key in tensors)  # by DataParallel
@@ -83,8 +83,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 def write(path: Path, variables: dict, config, class_names, top1: float) -> None:
     """A teacher's variables as a file that `teacher.weights` takes, with its own config: everything in FIELDS."""
-    leaves = jax.tree_util.tree_leaves_with_path(variables)
-    tensors = {".".join(_names(path)): np.ascontiguousarray(leaf) for path, leaf in leaves}
+    tensors = {name: np.ascontiguousarray(leaf) for name, leaf in _flat(variables).items()}
     settings = config.data
     own = {
         "architecture": config.teacher.model, "mean": settings.mean, "std": settings.std, "top1": top1,
@@ -103,6 +102,10 @@ def _names(path) -> tuple[str, ...]:
 
 def _leaves(variables: dict) -> dict:
     return {_names(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+
+
+def _flat(variables: dict) -> dict:
+    return {".".join(names): leaf for names, leaf in _leaves(variables).items()}
 
 
 def _name_in(library: str, names: tuple[str, ...]) -> str:
@@ -149,7 +152,7 @@ def class_rows(n_rows: int, class_names, label_names) -> tuple[list[int] | None,
         if len(set(names)) == n_rows and set(class_names) <= set(names):
             return [names.index(name) for name in class_names], f"classes found by name among {n_rows}, by {source}"
     first = ", ".join(map(str, class_names[:3]))
-    how = f"names its classes otherwise ({label_names[0]}, ...)" if label_names else "does not name its classes"
+    how = f"names its classes otherwise ({_shown(label_names[0])}, ...)" if label_names else "does not name its classes"
     return None, f"the file {how}, they are taken in the data's order: {first}, ..."
 
 
@@ -179,7 +182,8 @@ def assign(tensors: dict, model: str, like: dict, class_names, label_names=(), *
         rows = f"; the file's classifier has {n_rows} rows, the data have {len(class_names)} classes"
         fault = f"{where} does not fit teacher.model={model!r} (read in the names of {library}): {_listed(faults)}"
         raise DataError(f"{fault}{rows if n_rows not in (None, len(class_names)) else ''}; nothing is loaded in part.")
-    _require_finite({key: tensors[key] for key in found.values()}, where)
+    # in a tree of one level: named as in the file
+    require_finite({key: tensors[key] for key in found.values()}, where, "fetch the file again or choose another")
 
     def leaf_of(path, _):
         names = _names(path)
@@ -205,11 +209,17 @@ def _listed(faults: dict[str, list[str]]) -> str:
     texts = []
     for fault, keys in faults.items():
         more = ", ..." if len(keys) > LISTED else ""
-        texts += [f"{len(keys)} {fault}: {', '.join(keys[:LISTED])}{more}"] if keys else []
+        texts += [f"{len(keys)} {fault}: {', '.join(map(_shown, keys[:LISTED]))}{more}"] if keys else []
     return "; ".join(texts)
 
 
-def _require_finite(tensors: dict, where: str) -> None:
-    for key, tensor in tensors.items():
+def _shown(key: str) -> str:
+    """A file's own text, harmless on a terminal."""
+    return key if key.isprintable() else ascii(key)
+
+
+def require_finite(variables: dict, where: str, mend: str) -> None:
+    """Raises NumericError naming the first tensor, in the order of the tree, that holds NaN or infinity."""
+    for name, tensor in _flat(variables).items():
         if not np.isfinite(tensor).all():
-            raise NumericError(f"{where}: {key} holds NaN or infinity; fetch the file again or choose another.")
+            raise NumericError(f"{where}: {_shown(name)} holds NaN or infinity; {mend}.")

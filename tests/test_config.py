@@ -1,6 +1,7 @@
 """Configs resolve into checked settings, and what is wrong is named together with what was meant."""
 
 import dataclasses
+import json
 import re
 import runpy
 import typing
@@ -87,6 +88,33 @@ def test_most_typos_get_the_right_name():
     assert right >= 18, f"{right} of {len(TYPOS)}"
 
 
+def test_most_typos_in_a_file_get_their_line_and_the_right_name(tmp_path):
+    path, right = tmp_path / "mine.py", 0
+    for typo, meant in TYPOS.items():
+        path.write_text(
+            f"from configs import base\ndef get_config():\n    c = base.get_config()\n    c.{typo} = 1\n    return c\n"
+        )
+        with pytest.raises(ConfigError) as error:
+            config.load(str(path))
+        assert f"({path}:4: unknown key {typo.split('.')[-1]!r}" in str(error.value) and "\n" not in str(error.value)
+        right += f"did you mean {meant!r}?" in str(error.value)
+    assert len(TYPOS) >= 19 and right >= 18, f"{right} of {len(TYPOS)}"
+
+
+def test_most_typos_in_a_json_file_get_their_line_and_the_right_name(tmp_path):
+    path, right = tmp_path / "mine.json", 0
+    for typo, meant in TYPOS.items():
+        nested = 1
+        for part in reversed(typo.split(".")):
+            nested = {part: nested}
+        path.write_text(json.dumps({"seed": 1, **nested}, indent=1))
+        with pytest.raises(ConfigError) as error:
+            config.load(str(path))
+        assert f"({path}:{2 + len(typo.split('.'))}: unknown key {typo.split('.')[-1]!r}" in str(error.value)
+        right += f"did you mean {meant!r}?" in str(error.value)
+    assert right >= 18, f"{right} of {len(TYPOS)}"
+
+
 def test_nothing_is_suggested_where_nothing_is_close():
     assert nearest("qqqq", ["ipc", "seed"]) == "."
 
@@ -137,11 +165,11 @@ def test_a_control_that_does_not_run_may_have_an_impossible_factor():
 
 
 def test_a_key_too_many_or_missing_is_refused():
-    c = base.get_config()
+    c = base.get_config().unlock()
     c.evaluate.epoch = 3
     with pytest.raises(ConfigError, match=r"unknown key evaluate\.epoch, did you mean 'epochs'\?"):
         config.resolve(c)
-    c = base.get_config()
+    c = base.get_config().unlock()
     del c["crop"]["alpha"]
     with pytest.raises(ConfigError, match=r"key crop\.alpha is missing"):
         config.resolve(c)
@@ -194,14 +222,20 @@ def test_the_least_crop_of_a_view_is_the_configs_for_all_methods():
     assert config.resolve(c).students == config.resolve(c).evaluate
 
 
-FAULTY_FILES = {
-    "def get_config(:\n": "SyntaxError",
-    "x = 1\n": "KeyError: 'get_config'",
-    "raise ImportError\n": "ImportError",
-    "def get_config():\n    return 1 / 0\n": "ZeroDivisionError: division by zero",
+START = "from configs import base\ndef get_config():\n    c = base.get_config()\n"
+FAULTY_FILES = {  # FILE stands for the file's name
+    "def get_config(:\n": "(FILE:1: SyntaxError",
+    "x = 1\n": "(KeyError: 'get_config')",
+    "\nraise ImportError\n": "(FILE:2: ImportError",
+    "def get_config():\n    return 1 / 0\n": "(FILE:2: ZeroDivisionError: division by zero",
     "def get_config():\n    return {'a': 1}\n": "get_config() gave a dict; return a ConfigDict",
     "def get_config():\n    pass\n": "get_config() gave a NoneType",
-    "from configs import base\ndef get_config():\n    base.get_config().evalute.epochs = 3\n": "evaluate",
+    f"{START}    c.evalute.epochs = 3\n": "(FILE:4: unknown key 'evalute', did you mean 'evaluate'? Keys there: attribute,",
+    f"{START}    c.evaluate.epoch = 3\n": "(FILE:4: unknown key 'epoch', did you mean 'epochs'? Keys there: augment,",
+    f"{START}    c['evaluate.epoch'] = 3\n": "(FILE:4: unknown key 'epoch', did you mean 'epochs'? ",
+    f"{START}    c.evaluate.update(epoch=3)\n": "(FILE:4: unknown key 'epoch', did you mean 'epochs'?",
+    f"{START}\n    c.update_from_flattened_dict({{'crop.widow': 3}})\n": "(FILE:5: ",
+    f"{START}    c.ipc = 'ten'\n": "(FILE:4: TypeError",
 }
 
 
@@ -211,7 +245,82 @@ def test_a_faulty_config_file_is_one_line(text, tmp_path):
     path.write_text(text)
     with pytest.raises(ConfigError) as error:
         config.parse_flags(["main.py", "--config", str(path), "--config.ipc=3"], "unused.py")
-    assert FAULTY_FILES[text] in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+    told = FAULTY_FILES[text].replace("FILE", str(path))
+    assert told in str(error.value) and str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+FAULTY_JSON = {
+    '{"ipc": 3,\n "seed" 4}': "(FILE:2: ",
+    "[3]": "(FILE:1: ",
+    '{"ipc": 3,\n "crop": {"alpha": 1,\n "widow": 3}}': "(FILE:3: unknown key 'widow', did you mean 'window'?",
+    '{"ipc": 3,\n "crop.widow": 3}': "(FILE:2: unknown key 'widow', did you mean 'window'?",
+    '{"ipc": {"a": 3}}': "(FILE:1: unknown key 'a'",
+}
+
+
+@pytest.mark.parametrize("text", FAULTY_JSON, ids=FAULTY_JSON.values())
+def test_a_faulty_json_file_is_one_line(text, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        config.load(str(path))
+    assert FAULTY_JSON[text].replace("FILE", str(path)) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("argument, message", [("crop", "crop=3 is no section"), ("crop.alpha", "crop.alpha='3'")])
+def test_a_wrong_value_in_json_is_refused_as_any_other(argument, message, tmp_path):
+    (tmp_path / "mine.json").write_text(json.dumps({argument: "3" if "." in argument else 3}))
+    with pytest.raises(ConfigError, match=message):
+        config.resolve(config.load(str(tmp_path / "mine.json")))
+
+
+def test_json_holds_what_differs_or_everything(tmp_path):
+    some, all_of = tmp_path / "some.json", tmp_path / "all.json"
+    some.write_text('{"ipc": 3, "methods": ["rded"], "data": {"mean": [0, 0.5, 1]}, "teacher.model": "convnet4"}')
+    settings = config.resolve(config.load(str(some)))
+    expected = changed(ipc=3, methods=("rded",), data__mean=(0, 0.5, 1), teacher__model="convnet4")
+    assert settings == expected and settings.evaluate.model == "convnet4"  # what follows another key still does
+    plain = json.loads(json.dumps(dataclasses.asdict(config.resolve(digits_ipc1.get_config()))))
+    for whole in (plain, {"content": plain, "sha256": "of a run's config.json"}):
+        all_of.write_text(json.dumps(whole))
+        assert config.resolve(config.load(str(all_of))) == config.resolve(digits_ipc1.get_config())
+
+
+def test_flags_change_what_json_says_and_what_follows_it(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text('{"ipc": 3, "methods": ["rded"]}')
+    values = [f"--config={path}", "--config.ipc=5", "--config.teacher.model=convnet4", "--config.methods=('infoutil',)"]
+    for repeated in range(2):  # the second call knows nothing of the first
+        assert config.parse_flags(["main.py", *values[: 4 - 2 * repeated]], "unused.py") == ["main.py"]
+        settings = config.resolve(flags.FLAGS["config"].value)
+        assert settings.ipc == 5 and settings.methods == (("rded",) if repeated else ("infoutil",))
+        assert settings.evaluate.model == ("convnet3" if repeated else "convnet4")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["verfy", "x"], "unexpected argument 'verfy', did you mean 'verify'?"),
+        (["jion"], "did you mean 'join'?"),
+        (["configs/base.py"], "did you mean '--config=configs/base.py'?"),
+        (["mine.json"], "did you mean '--config=mine.json'?"),
+        (["qqqq"], "unexpected argument 'qqqq'. Commands are join, verify DIR; all else is a flag"),
+        (["verify"], "verify takes DIR, and got nothing."),
+        (["verify", "a", "b"], "verify takes DIR, and got a b."),
+        (["join", "a"], "join takes nothing, and got a."),
+    ],
+)
+def test_a_word_that_is_no_command_is_refused_with_what_was_meant(words, message):
+    with pytest.raises(ConfigError) as error:
+        config.require_command(words, {"join": (), "verify": ("DIR",)})
+    assert message in str(error.value)
+
+
+def test_commands_take_flags_before_and_after_them():
+    default = str(ROOT / "configs/digits_ipc1.py")
+    for argv in (["join", "--config.ipc=2"], ["--config.ipc=2", "join"]):
+        rest = config.parse_flags(["main.py", *argv], default)
+        assert rest == ["main.py", "join"] and config.resolve(flags.FLAGS["config"].value).ipc == 2
 
 
 @pytest.mark.parametrize("argument", ["--config=nowhere.py", "--config=", "--config"])

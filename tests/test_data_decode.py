@@ -92,7 +92,9 @@ def test_sixteen_bits_keep_their_high_byte(mode, dtype):
 
 def test_sixteen_bit_png_file():
     values = np.array([[0, 300], [40000, 65535]], np.uint16)
-    np.testing.assert_array_equal(decode_any(encode(Image.fromarray(values)))[..., 1], [[0, 1], [156, 255]])
+    data = encode(Image.fromarray(values))
+    np.testing.assert_array_equal(decode_any(data)[..., 1], [[0, 1], [156, 255]])
+    assert look(io.BytesIO(data), "f", max_megapixels=1).is_deep
 
 
 @pytest.mark.parametrize("image", [Image.new("F", (2, 2)), Image.new("I", (2, 2), 70000), Image.new("I", (2, 2), -1)])
@@ -122,7 +124,7 @@ def test_exif_rotation_only_when_asked(orientation):
     data = encode(Image.fromarray(RGB), exif=exif)
     np.testing.assert_array_equal(decode_any(data), RGB)
     np.testing.assert_array_equal(decode_any(data, exif=True), turned(RGB, orientation))
-    assert look(io.BytesIO(data), "f", max_megapixels=1) == (False, orientation != 1)
+    assert look(io.BytesIO(data), "f", max_megapixels=1) == ((5, 7), False, orientation != 1, False)
 
 
 @pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG"])
@@ -130,7 +132,7 @@ def test_first_frame_of_an_animation(image_format):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200))]
     options = {"lossless": True} if image_format == "WEBP" else {}
     data = encode(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
-    assert look(io.BytesIO(data), "f", max_megapixels=1) == (True, False)
+    assert look(io.BytesIO(data), "f", max_megapixels=1) == ((8, 8), True, False, False)
     np.testing.assert_array_equal(decode_any(data), np.broadcast_to([200, 0, 0], (8, 8, 3)))
 
 

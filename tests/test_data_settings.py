@@ -132,6 +132,27 @@ def test_a_dataset_refuses_what_cannot_be_trained_on():
             make_dataset(**arguments)
 
 
+@pytest.mark.parametrize("label", [1.5, np.nan, 2**32, -(2**40)])
+def test_labels_are_whole_numbers_of_32_bits(label):
+    with pytest.raises(DataError, match=r"1 labels are no whole numbers of 32 bits: 't1' with "):
+        make_dataset([0, label, 1], [1])
+
+
+def test_five_bad_labels_are_listed():
+    with pytest.raises(DataError, match="6 records have .*first 't1' with 7, .*'t5' with 7;"):
+        make_dataset([1, 7, 7, 7, 7, 7, 7], [1])
+
+
+@pytest.mark.parametrize("name", ["", " a", "a\n", "\x1b[31mred", "\u202eb", "\udcff"])
+def test_class_names_are_visible_text_in_one_line(name):
+    split = lambda ids: Split(np.array([0, 1]), ids, lambda rows: [], image_size=8, cache_gib=0.0)
+    with pytest.raises(DataError, match="1 class names are not one line of visible text") as error:
+        Dataset("toy", ("good", name), split("ab"), split("cd"), content_id="", notes=())
+    assert str(error.value).isprintable()
+    with pytest.raises(DataError, match="two classes have the same name"):
+        Dataset("toy", ("good", "good"), split("ab"), split("cd"), content_id="", notes=())
+
+
 def test_content_id_separates_its_parts():
     assert content_id("a", "b") == content_id("a", "b") != content_id("ab")
     assert content_id("a", ("b",)) != content_id("a", "b")

@@ -216,6 +216,51 @@ def test_damaged_files_are_named(copy, damage):
         open_tiny(copy)
 
 
+def test_copies_are_warned_of(prepared, capsys):
+    open_tiny(prepared)
+    leaks, extra = capsys.readouterr().err.splitlines()
+    assert leaks.startswith("warning: 5 validation images are training images, too")
+    assert extra.startswith("warning: 344 images are copies of another of their split and class: 'train/")  # 600 - 256
+
+
+@pytest.mark.parametrize("name, text", [("dataset_info.json", "{"), ("features.json", "["), ("features.json", "{}")])
+def test_damaged_metadata_is_named(copy, name, text):
+    (copy / "tiny" / "1.2.0" / name).write_text(text)
+    for options in ({}, {"name": "", "path": str(copy / "tiny" / "1.2.0")}):
+        with pytest.raises((ConfigError, DataError), match="tiny") as caught:
+            open_tiny(copy, **options)
+        assert str(caught.value).isprintable()
+
+
+def test_records_that_lack_a_key_are_named(copy):
+    for name in ("features.json", "label.labels.txt"):
+        shutil.copy(copy / "tiny" / "1.2.0" / name, copy / "unlike" / "1.2.0")
+    with pytest.raises(
+        DataError, match="unlike/1.2.0 train: 'train/0000000' has no image or no label, only 'image, pl"
+    ):
+        open_tiny(copy, name="unlike")
+
+
+def test_a_truncated_image_is_left_out_before_anything_is_computed(prepared, monkeypatch, capsys):
+    whole, read = open_tiny(prepared), tfds_source._read
+    capsys.readouterr()
+
+    def cut(records, rows, where):
+        found = read(records, rows, where)
+        if where.endswith("train") and 3 in rows:
+            at = rows.index(3)
+            found[at] = {**found[at], "image": found[at]["image"][:45]}
+        return found
+
+    monkeypatch.setattr(tfds_source, "_read", cut)
+    data = open_tiny(prepared)
+    assert data.train.ids == whole.train.ids[:3] + whole.train.ids[4:] and data.content_id != whole.content_id
+    np.testing.assert_array_equal(data.train.images([2, 3]), whole.train.images([2, 4]))
+    assert "warning: 1 unreadable images left out: \"'train/0000003': unreadable" in capsys.readouterr().err
+    with pytest.raises(DataError, match="'train/0000003': unreadable"):
+        open_tiny(prepared, strict=True)
+
+
 def test_an_undecodable_record_is_named(prepared, monkeypatch):
     data = open_tiny(prepared)
     monkeypatch.setattr(Image, "open", lambda *a, **k: Image.new("F", (2, 2)))

@@ -191,11 +191,12 @@ STUDENT, TEACHER = (train.Network(model, (0.0,) * 3, (1.0,) * 3) for model in (S
 NAMES = np.eye(3, dtype=np.float32)  # red is class 0, ...
 
 
-def run(settings, distilled=None, seed=0, names=NAMES, val=None):
+def run(settings, distilled=None, seed=0, names=NAMES, val=None, saves=None):
     distilled, variables = distilled or colour_set(), {"params": {"names": names}}
     return evaluate.run(
-        settings, distilled, STUDENT, TEACHER, variables, val or validation(), seed, flip=True, label="student"
-    )
+        settings, distilled, STUDENT, TEACHER, variables, val or validation(), seed, flip=True, label="student",
+        saves=saves,
+    )  # fmt: skip
 
 
 def quick(labels):
@@ -226,7 +227,7 @@ def test_the_same_seed_gives_the_same_curve():
 
 
 def test_the_curve_is_the_last_fifth_and_ends_with_the_last_epoch(monkeypatch):
-    def fit(advance, state, chunks, *, epochs, steps_per_epoch, label, after_epoch):
+    def fit(advance, state, chunks, *, epochs, steps_per_epoch, label, host, after_epoch, saves):
         for epoch in range(epochs):
             after_epoch(epoch + 1, state)
 
@@ -239,22 +240,28 @@ def test_the_curve_is_the_last_fifth_and_ends_with_the_last_epoch(monkeypatch):
 def test_an_epoch_shows_every_image_once_in_rdeds_batches(monkeypatch):
     seen, distilled = [], colour_set()
 
-    def fit(advance, state, chunks, *, epochs, steps_per_epoch, label, after_epoch):
+    def fit(advance, state, chunks, *, epochs, steps_per_epoch, label, host, after_epoch, saves):
         assert (epochs, steps_per_epoch) == (2, 3)
-        for count, indices_SB, images_u8, patch_targets, classes in chunks:
+        for count, indices_SB, images_u8, patch_targets, classes in chunks(first):
             np.testing.assert_array_equal(classes.argmax(-1), distilled.labels[indices_SB])
             np.testing.assert_array_equal(images_u8, distilled.images_u8[indices_SB])
             assert patch_targets.shape == (*indices_SB.shape, F, F, 3)
             seen.extend(indices_SB[:count].tolist())
 
     monkeypatch.setattr(train, "fit", fit)
-    run(change(batch_size=3, epochs=2), distilled)
+    settings, first = change(batch_size=3, epochs=2), 0
+    run(settings, distilled)
     assert [len(rows) for rows in seen] == [3, 3, 1] * 2
-    first, second = (list(itertools.chain(*rows)) for rows in (seen[:3], seen[3:]))
-    assert sorted(first) == sorted(second) == list(range(7)) and first != second
+    one, other = (list(itertools.chain(*rows)) for rows in (seen[:3], seen[3:]))
+    assert sorted(one) == sorted(other) == list(range(7)) and one != other
+    whole = list(seen)
+    for first in range(1, 7):  # a training that goes on sees the rest
+        seen.clear()
+        run(settings, distilled)
+        assert seen == whole[first:]
 
 
-def trained(monkeypatch, settings, distilled, seed):
+def trained(monkeypatch, settings, distilled, seed, **options):
     """Weights of the student at every tested epoch of `run`, and its curve's epochs."""
     seen = []
 
@@ -263,7 +270,7 @@ def trained(monkeypatch, settings, distilled, seed):
         return train.Accuracy(0.0, 0.0, 1)
 
     monkeypatch.setattr(train, "test", test)
-    return seen, [epoch for epoch, *_ in run(settings, distilled, seed)]
+    return seen, [epoch for epoch, *_ in run(settings, distilled, seed, **options)]
 
 
 def one_step_at_a_time(settings, distilled, seed, batch_size):
@@ -325,12 +332,61 @@ def test_the_length_of_chunks_changes_no_bit_and_compiles_nothing_anew(monkeypat
     monkeypatch.setattr(evaluate, "mix", lambda *args: mixes.append(args) or mix(*args))
     lengths = []
     for pieces in ([1] * 20, [1, 2, 4, 8, 2, 3], [17, 3]):
-        cuts = lambda batches, ends, most: map(np.stack, (list(itertools.islice(batches, k)) for k in pieces))
+        cuts = lambda batches, ends, most, first: map(np.stack, (list(itertools.islice(batches, k)) for k in pieces))
         monkeypatch.setattr(train, "chunked", cuts)
         lengths.append(trained(monkeypatch, settings, colour_set(), seed=0)[0])
     assert len(mixes) == 1
     for other in lengths[1:]:
         jax.tree.map(np.testing.assert_array_equal, other, lengths[0])
+
+
+class Killed(Exception):
+    pass
+
+
+class Saves:
+    """Saves in a dictionary, due after every chunk; raises Killed in place of the first at `killed_at` or later."""
+
+    def __init__(self, killed_at):
+        self.saved, self.killed_at, self.due = {}, killed_at, lambda: True
+
+    def latest(self, like, up_to):
+        return max(self.saved.items(), default=None, key=lambda item: item[0])
+
+    def save(self, step, tree):
+        if step >= self.killed_at:
+            raise Killed
+        self.saved[step] = jax.tree.map(np.array, tree)
+
+
+def saved_student(saves):
+    """A training of ten epochs of three steps, each saved, that is tested after the last two: its curve."""
+    noise = np.random.default_rng(1).integers(0, 256, (200, SIDE, SIDE, 3))
+    val = Split(noise.astype(np.uint8), np.arange(200) % 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "CHUNK_STEPS", 1)
+        return run(change(labels="online", batch_size=3, learning_rate=0.01, ema=0.75), val=val, saves=saves)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    saves = Saves(killed_at=99)
+    return saved_student(saves), saves.saved
+
+
+@pytest.mark.parametrize("killed_at", [2, 9, 29])
+def test_a_student_that_was_killed_goes_on_with_the_same_bits(uninterrupted, killed_at):
+    """In an epoch, before the end of one, and after the first test: its accuracy is in the curve all the same."""
+    curve, states = uninterrupted
+    saves = Saves(killed_at)
+    with pytest.raises(Killed):
+        saved_student(saves)
+    assert list(saves.saved) == list(range(1, killed_at))
+    saves.killed_at = 99
+    assert saved_student(saves) == curve
+    assert [epoch for epoch, *_ in curve] == [9, 10] and 0 < curve[0][1] < 1
+    assert list(saves.saved) == list(range(1, 30))
+    jax.tree.map(np.testing.assert_array_equal, saves.saved[29], states[29])
 
 
 def test_a_dispatch_is_short_and_bounded_in_bytes():

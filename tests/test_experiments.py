@@ -20,7 +20,7 @@ NAMES = (
     "main_table", "cross_architecture", "large_ipc", "components", "noise", "attribution_methods", "coresets",
     "teacher_control", "teacher_stage", "sensitivity", "transfer",
 )  # fmt: skip
-FULL, SMOKE = (SimpleNamespace(smoke=smoke, data_dir="", seeds=0) for smoke in (False, True))
+FULL, SMOKE = (SimpleNamespace(smoke=smoke, data_dir="", seeds=0, hard_seeds=None) for smoke in (False, True))
 CELL = cells.Cell("one", "configs/digits_ipc1.py", {"crop.alpha": 1.0}, ("infoutil", "rded"), {"infoutil": "28.5±1.4"})
 
 
@@ -86,7 +86,7 @@ def test_a_toy_cell_keeps_what_the_experiment_is_about():
 
 
 def test_one_folder_holds_all_data():
-    flags = SimpleNamespace(smoke=False, data_dir="/data", seeds=2)
+    flags = SimpleNamespace(smoke=False, data_dir="/data", seeds=2, hard_seeds=None)
     by_name = {cell.name: cell for cell in experiment("main_table")["CELLS"]}
     of_tfds = cells.settings_of(by_name["cifar10 convnet3 ipc 1"], flags)
     of_folder = cells.settings_of(by_name["imagenet100 resnet18 ipc 1"], flags)

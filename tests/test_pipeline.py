@@ -20,10 +20,25 @@ import pytest
 from configs import digits
 from PIL import Image
 
-from infoutil_jax import clock, config, data, distil, models, pipeline, records, results, store, teachers, tfrecord, utility
+from infoutil_jax import (
+    clock,
+    config,
+    data,
+    distil,
+    models,
+    pipeline,
+    provenance,
+    records,
+    results,
+    store,
+    teachers,
+    tfrecord,
+    utility,
+)
 from infoutil_jax.attribution import exact
 from infoutil_jax.data import augment
-from infoutil_jax.errors import ConfigError, DataError
+from infoutil_jax.errors import ConfigError, DataError, Preempted
+from infoutil_jax.rate import accounting
 from infoutil_jax.settings import METHODS, for_method
 from infoutil_jax.stages import attribute, compose, crop, evaluate, score
 from infoutil_jax.stages import teacher as teacher_stage
@@ -66,7 +81,7 @@ def hashes(folder):
 def one_commit():
     """The checkout may change under a long test; a run's record of it must not."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_git_commit", lambda: "tested")
+        patch.setattr(provenance, "_git_commit", lambda: "tested")
         yield
 
 
@@ -127,6 +142,19 @@ def test_a_set_is_whole_and_says_how_it_was_made(finished, method):
     assert loaded.manifest["method"] == method
     assert loaded.manifest["config"] == results.plain(for_method(settings, method))
     assert loaded.manifest["teacher"]["converged"]["epoch"] == 3 and loaded.manifest["environment"]["git"] == "tested"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_set_says_what_it_costs(finished, method):
+    directory = directory_of(finished[1], method)
+    report, manifest = accounting.report(directory), records.read_manifest(directory)
+    assert report["bytes"] == sum(path.stat().st_size for path in directory.iterdir())
+    assert sum(manifest["rate"]["shard_bytes"].values()) == sum(shard["bytes"] for shard in manifest["shards"])
+    teacher = {name: bits for name, bits in report["beside"].items() if "teacher convnet3 as" in name}
+    assert len(teacher) == 3 and all(bits > 0 for bits in teacher.values())  # the stored one was found
+    page = (finished[1] / "report.html").read_text()
+    assert all(name in page for name in report["parts"]) and all(name in page for name in teacher)
+    assert f"{report['bits_per_class']:,.0f}" in page
 
 
 def tiles_and_sources(settings, workdir, method, dataset):
@@ -314,7 +342,7 @@ def test_the_same_command_again_does_nothing_and_changes_no_byte(finished, monke
 def test_a_later_commit_leaves_a_finished_set_alone(finished, copied, monkeypatch):
     before = hashes(copied / "distilled")
     (copied / "timing.json").unlink()
-    monkeypatch.setattr(pipeline, "_git_commit", lambda: "later")
+    monkeypatch.setattr(provenance, "_git_commit", lambda: "later")
     forbid(monkeypatch, *EXPENSIVE)
     assert "waiting for input" not in run(finished[0], copied)
     assert hashes(copied / "distilled") == before and not (copied / "timing.json").exists()
@@ -580,6 +608,7 @@ def code_of(monkeypatch, capsys, settings, workdir):
     """(exit code, stderr) of main.py with these settings, or with what raises when they are made."""
     import main
 
+    main.flags.FLAGS.mark_as_parsed()  # the other flags have their defaults
     monkeypatch.setattr(main, "CONFIG", SimpleNamespace(value=None))
     monkeypatch.setattr(main, "WORKDIR", SimpleNamespace(value=str(workdir)))
     monkeypatch.setattr(main, "ARTIFACTS", SimpleNamespace(value=""))
@@ -666,18 +695,42 @@ def test_weights_that_are_nan_stop_the_run_and_are_not_measured(tmp_path, monkey
     monkeypatch.setattr(teacher_stage, "run", broken)
     for _ in range(2):  # and a second attempt trusts nothing
         code, err = code_of(monkeypatch, capsys, tiny(), tmp_path / "run")
-        assert code == 7 and "teacher (early): validation accuracy" in err and "near chance" in err
+        assert code == 7 and "teacher (early) of" in err and "batch_stats.norm1.mean holds NaN or infinity" in err
     assert not list((tmp_path / "run" / "artifacts").rglob("epoch*.json"))
 
 
-def test_a_damaged_snapshot_stops_the_run(finished, copied, monkeypatch, capsys):
+def test_a_damaged_snapshot_is_made_again(finished, copied, capsys):
     files = [p for p in (copied / "artifacts/teacher").rglob("snapshots/3/**/*") if p.is_file()]
     damaged = max(files, key=lambda p: p.stat().st_size)
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    code, err = code_of(monkeypatch, capsys, finished[0], copied)
-    assert code == 5 and "snapshots/3: " in err and "train again" in err
+    before = hashes(copied / "distilled")
+    run(finished[0], copied)
+    assert "snapshots/3: " in capsys.readouterr().err
+    assert hashes(copied / "distilled") == before
+
+
+def test_a_student_goes_on_from_its_saves_which_go_when_its_curve_is_stored(tmp_path, monkeypatch):
+    steps = []
+
+    def student(*_, saves, **__):
+        steps.append(saves.steps())
+        saves.save(3, {"state": np.arange(4)})
+        if len(steps) == 1:
+            raise Preempted("asked to stop")
+        return [(5, 0.5, 1.0)]
+
+    monkeypatch.setattr(evaluate, "run", student)
+    distilled = SimpleNamespace(manifest={"label_teacher": "early", "shards": [{"sha256": "0"}]})
+    teacher = SimpleNamespace(record={"early": {"sha256": "1"}}, network=None, variables=lambda which: None)
+    digits = SimpleNamespace(content_id="0", val=None)
+    train = lambda seed: pipeline._student(tiny(), digits, teacher, distilled, None, "hard", seed, tmp_path, "a student")
+    with pytest.raises(Preempted):
+        train(0)
+    assert train(0) == train(0) == [[5, 0.5, 1.0]] and train(1) == [[5, 0.5, 1.0]]
+    assert steps == [[], [3], []]  # another seed's saves are its own
+    assert {path.suffix for path in (tmp_path / "evaluate").iterdir()} == {".json"}
 
 
 def test_weights_other_than_the_measured_ones_stop_the_run(finished, copied, monkeypatch, capsys):

@@ -76,7 +76,7 @@ def test_students_with_hard_labels_only_are_counted_once():
 
 def test_output_and_memory_by_hand():
     settings = resolved(imagenet_ipc10)
-    png, labels = plan._output_bytes(settings, 1000)
+    png, labels = plan.output_bytes(settings, 1000)
     assert png == pytest.approx(10_000 * 150_528 * 0.8) and labels == 10_000 * 4 * 1000 * 4
     host, device = plan._memory(settings, 11_689_512, micro_batch=64)
     assert host == 300 * (150_528 + 5 * 150_528 / 4)

@@ -11,7 +11,7 @@ import pytest
 from configs import base, digits
 from safetensors.numpy import save_file
 
-from infoutil_jax import config, data, pipeline, plan, pretrained, store, teachers, weights
+from infoutil_jax import config, data, pipeline, plan, pretrained, teachers, weights
 from infoutil_jax.errors import ConfigError, CorruptArtifact, DataError, NumericError
 from infoutil_jax.stages import teacher as teacher_stage
 
@@ -238,7 +238,7 @@ def test_a_run_with_imported_weights_trains_no_teacher(files, trained, tmp_path,
     assert f"pin converged.safetensors with --config.teacher.weights_sha256={sha256}" in text
     assert f"teacher (converged, converged.safetensors): {trained.record['converged']['top1']:.2%} on 360" in text
     assert "mean=(0.305, 0.305, 0.305)" in text and "pretrained_cfg in its header has it" in text
-    results = store.read_json(workdir / "results.json")
+    results = json.loads((workdir / "results.json").read_text())
     assert results["config"]["data"]["mean"] == [0.305] * 3
     record = results["teacher"]
     assert record["converged"]["file_sha256"] == sha256 and record["early"]["file"] == "early.safetensors"

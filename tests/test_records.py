@@ -1,5 +1,6 @@
 """The distilled set on disk: frames against a bitwise CRC, every kind of damage found and named, exact round trips."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -33,7 +34,7 @@ def make_example(seed, *, layout=LAYOUT, label=None):
         label=int(rng.integers(layout.n_classes)) if label is None else label,
         patch_logits=rng.normal(size=(k, layout.n_classes)).astype(np.float32),
         patch_ids=tuple(f"{seed}-{id_}" for id_ in ODD_IDS[:k]),
-        patch_boxes=rng.integers(0, 8, (k, 4), np.int32),
+        patch_boxes=rng.integers(1, 1 + size // 2, (k, 4), np.int32),
         patch_shapley=shapley,
         patch_gradient_norm=rng.uniform(size=k).astype(np.float32),
     )
@@ -45,6 +46,13 @@ def write_set(directory, *, layout=LAYOUT, first_seed=0):
     shards = [records.write_shard(directory, i, batch, layout) for i, batch in enumerate(batches)]
     records.finish(directory, layout, shards[::-1], {"seed": first_seed})
     return [example for batch in batches for example in batch]
+
+
+def seal(content):
+    """A manifest's bytes by hand."""
+    text = lambda value: (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+    content = {key: value for key, value in content.items() if key != "sha256"}
+    return text(content | {"sha256": hashlib.sha256(text(content)).hexdigest()})
 
 
 def assert_same_example(found, expected):
@@ -159,24 +167,30 @@ def test_missing_extra_and_foreign_shards_are_told_apart(directory, tmp_path):
     write_set(tmp_path / "other", first_seed=100)
 
     first.unlink()
-    for check_set in (records.verify, records.load):
-        with pytest.raises(CorruptArtifact, match=f"missing shards: {first.name};"):
-            check_set(directory)
+    with pytest.raises(CorruptArtifact, match=f"missing shards: {first.name};"):
+        records.load(directory)
+    with pytest.raises(CorruptArtifact, match=f"{first}: missing shard;"):
+        records.verify(directory)
     first.write_bytes((tmp_path / "other" / first.name).read_bytes())
     with pytest.raises(CorruptArtifact, match=f"{first}: SHA-256: .*foreign"):
         records.verify(directory)
     first.write_bytes(second.read_bytes())
-    with pytest.raises(CorruptArtifact, match=f"{first}: SHA-256: .*foreign"):
+    with pytest.raises(CorruptArtifact, match=f"{first}: swapped shard: this is the content of {second.name};"):
         records.verify(directory)
     first.write_bytes(content + content)
     with pytest.raises(CorruptArtifact, match="expected 5, found 10 .foreign"):
         records.verify(directory)
     first.write_bytes(content)
     records.verify(directory)
-    (directory / "other-train.tfrecord-00000-of-00001").write_bytes(content)
-    for check_set in (records.verify, records.load):
-        with pytest.raises(CorruptArtifact, match="extra shards, not of this set: other-train"):
-            check_set(directory)
+    extra = directory / "other-train.tfrecord-00000-of-00001"
+    extra.write_bytes(content)
+    with pytest.raises(CorruptArtifact, match=f"extra shards, not of this set: {extra.name}"):
+        records.load(directory)
+    with pytest.raises(CorruptArtifact, match=f"{extra}: extra shard, a copy of {first.name};"):
+        records.verify(directory)
+    extra.write_bytes((tmp_path / "other" / first.name).read_bytes())
+    with pytest.raises(CorruptArtifact, match=f"{extra}: extra shard, not of this set;"):
+        records.verify(directory)
 
 
 @pytest.mark.parametrize("name", records.METADATA)
@@ -220,7 +234,7 @@ def test_content_under_right_checksums_is_checked_too(directory, make_payload, m
     path.write_bytes(b"".join(map(tfrecord.frame, payloads)))
     manifest = json.loads((directory / "manifest.json").read_text())
     manifest["shards"][0]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (directory / "manifest.json").write_text(json.dumps(manifest))
+    (directory / "manifest.json").write_bytes(seal(manifest))
     offset = frame_offsets(path.read_bytes())[2]
     for check_set in (records.verify, records.load):
         with pytest.raises(CorruptArtifact, match=f"record 2 at byte {offset}: does not decode: .*{message}"):
@@ -239,8 +253,8 @@ def test_an_unfinished_set_says_so(tmp_path):
 
 def test_a_newer_format_asks_for_an_upgrade(directory):
     manifest = json.loads((directory / "manifest.json").read_text())
-    (directory / "manifest.json").write_text(json.dumps(manifest | {"format": records.FORMAT + 1}))
-    with pytest.raises(DataError, match="format 2 is newer than 1; upgrade"):
+    (directory / "manifest.json").write_bytes(seal(manifest | {"format": records.FORMAT + 1}))
+    with pytest.raises(DataError, match="format 3 is newer than 2; upgrade"):
         records.read_manifest(directory)
 
 
@@ -249,7 +263,7 @@ def test_a_newer_format_asks_for_an_upgrade(directory):
     lambda text: "\xff",
     lambda text: "[]",
     lambda text: "{}",
-    lambda text: text.replace('"format": 1', '"format": "1"'),
+    lambda text: text.replace('"format": 2', '"format": "2"'),
     lambda text: text.replace("digits_ipc2-train", "../secret-train"),
     lambda text: text.replace('"n_shards": 2', '"n_shards": 1'),
     lambda text: text.replace('"n_shards"', '"n_shard"'),
@@ -259,8 +273,40 @@ def test_a_newer_format_asks_for_an_upgrade(directory):
 def test_an_unreadable_manifest_is_an_error_of_the_set(directory, change):
     text = (directory / "manifest.json").read_text()
     assert change(text) != text
-    (directory / "manifest.json").write_text(change(text), "latin-1")
+    text = change(text)
+    with contextlib.suppress(ValueError, AttributeError):  # what is no manifest cannot be sealed either
+        text = seal(json.loads(text)).decode()
+    (directory / "manifest.json").write_text(text, "latin-1")
     with pytest.raises(CorruptArtifact, match="manifest.json: unreadable manifest.*restore the set"):
+        records.read_manifest(directory)
+
+
+def test_every_bit_of_the_manifest_is_protected(directory):
+    path = directory / "manifest.json"
+    content = path.read_bytes()
+    assert content == seal(json.loads(content))
+    for bit in random.Random(0).sample(range(8 * len(content)), 300):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(CorruptArtifact, match="manifest.json: unreadable manifest"):
+            records.read_manifest(directory)
+    path.write_bytes(content.replace(b'"seed": 0', b'"seed":  0'))  # the same values in another text
+    with pytest.raises(CorruptArtifact, match="its SHA-256 does not match its content"):
+        records.read_manifest(directory)
+
+
+def test_a_set_of_format_1_is_read_and_left_as_it_is(directory):
+    """Its manifest has no hash of its own."""
+    manifest = json.loads((directory / "manifest.json").read_bytes())
+    del manifest["sha256"]
+    text = json.dumps(manifest | {"format": 1}, indent=2, sort_keys=True) + "\n"
+    (directory / "manifest.json").write_text(text)
+    records.verify(directory)
+    records.finish(directory, LAYOUT, records.read_manifest(directory)["shards"], {"seed": 0})
+    assert (directory / "manifest.json").read_text() == text
+    (directory / "manifest.json").write_bytes(seal(manifest | {"format": 1}))
+    with pytest.raises(CorruptArtifact, match="its SHA-256 does not match"):  # no format 1 has one
         records.read_manifest(directory)
 
 

@@ -299,6 +299,15 @@ def test_page_leaves_out_what_there_is_not():
     assert len(page.all("table")) == len(Page(report.to_html(demo())).all("table")) - 1
 
 
+def test_page_shows_what_the_sets_cost_where_it_is_known():
+    rate = (["bits per class", "InfoUtil"], [["images", "193,303"], ["pixels as float32", "983,040"]])
+    page, without = Page(report.to_html(demo(rate=rate))), Page(report.to_html(demo()))
+    assert page.open == [] and {"bits per class", "193,303", "pixels as float32", "983,040"} <= set(page.texts)
+    assert len(page.all("table")) == len(without.all("table")) + 1
+    with pytest.raises(DataError, match="1 cells for 2 columns"):
+        report.to_html(demo(rate=(rate[0], [["images"]])))
+
+
 # curves
 
 

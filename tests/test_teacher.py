@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -11,9 +12,9 @@ import optax
 import pytest
 from configs import digits_ipc1
 
-from infoutil_jax import config, models, store
+from infoutil_jax import checkpoints, config, models, progress, store
 from infoutil_jax import train as train_module
-from infoutil_jax.errors import NumericError
+from infoutil_jax.errors import NumericError, Preempted
 from infoutil_jax.keys import key_for
 from infoutil_jax.stages import teacher
 
@@ -30,10 +31,11 @@ class Interrupted(Exception):
 
 
 class Memory:
-    """Checkpoints in a dictionary; raises Interrupted in place of the save of step `fails_at`."""
+    """Checkpoints in a dictionary, `due` at every step or never; raises Interrupted in place of the save of step
+    `fails_at`."""
 
-    def __init__(self, fails_at=None):
-        self.saved, self.fails_at, self.order = {}, fails_at, []
+    def __init__(self, fails_at=None, due=False):
+        self.saved, self.fails_at, self.order, self.due = {}, fails_at, [], lambda: due
 
     def steps(self):
         return sorted(self.saved)
@@ -44,9 +46,11 @@ class Memory:
         self.saved[step] = jax.tree.map(np.array, tree)
         self.order.append(step)
 
-    def restore(self, step, like):
-        assert jax.tree.structure(like) == jax.tree.structure(self.saved[step])
-        return self.saved[step]
+    def latest(self, like, up_to):
+        step = max((step for step in self.saved if step <= up_to), default=None)
+        if step is not None:
+            assert jax.tree.structure(like) == jax.tree.structure(self.saved[step])
+            return step, self.saved[step]
 
 
 def made_dataset(n=40, noise=30):
@@ -70,30 +74,37 @@ def made_dataset(n=40, noise=30):
     return SimpleNamespace(train=Split(), val=Split(), class_names=("a", "b", "c"))
 
 
-def train(settings=SETTINGS, *, progress=None, snapshots=None, seed=0):
-    progress, snapshots = progress or Memory(), snapshots or Memory()
-    teacher.run(settings, NETWORK, made_dataset(), seed, side=SIDE, flip=False, progress=progress, snapshots=snapshots)
-    return progress, snapshots
+def train(settings=SETTINGS, *, saves=None, snapshots=None, history=None, seed=0):
+    """(saves, snapshots); `history` gets what was right after every epoch."""
+    saves, snapshots = saves or Memory(), snapshots or Memory()
+    keep = lambda epoch, correct_N: history is not None and history.update({epoch: correct_N.tolist()})
+    stores = dict(saves=saves, snapshots=snapshots, keep=keep)
+    teacher.run(settings, NETWORK, made_dataset(), seed, side=SIDE, flip=False, **stores)
+    return saves, snapshots
+
+
+STEPS = 3  # an epoch's: ceil(40 / 16)
+HISTORY = {}  # of the uninterrupted training
 
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    return train()
+    return train(history=HISTORY)
 
 
-def test_snapshots_and_progress_are_at_their_epochs(uninterrupted):
-    progress, snapshots = uninterrupted
+def test_snapshots_and_saves_are_at_their_epochs(uninterrupted):
+    saves, snapshots = uninterrupted
     assert snapshots.order == [2, 4]
-    assert progress.order == [1, 2, 3]  # the end needs none
-    steps_per_epoch = 3  # ceil(40 / 16)
-    assert [int(progress.saved[e].step) for e in (1, 2, 3)] == [steps_per_epoch * e for e in (1, 2, 3)]
+    assert saves.order == [STEPS, 2 * STEPS, 3 * STEPS]  # the end needs none
+    assert [int(saves.saved[step]["state"].step) for step in saves.order] == saves.order
 
 
 def test_the_early_snapshot_is_the_same_training_at_that_epoch(uninterrupted):
-    progress, snapshots = uninterrupted
-    assert store.tree_hash(snapshots.saved[2]) == store.tree_hash(progress.saved[2].variables)
+    saves, snapshots = uninterrupted
+    at = lambda epoch: saves.saved[STEPS * epoch]["state"].variables
+    assert store.tree_hash(snapshots.saved[2]) == store.tree_hash(at(2))
     initial = models.initialize(NETWORK.model, key_for(0, "teacher", "init"), SIDE)
-    stages = (initial, snapshots.saved[2], progress.saved[3].variables, snapshots.saved[4])
+    stages = (initial, snapshots.saved[2], at(3), snapshots.saved[4])
     assert len({store.tree_hash(variables) for variables in stages}) == 4
     assert jax.tree.structure(initial) == jax.tree.structure(snapshots.saved[4])
 
@@ -105,58 +116,80 @@ def test_training_learns_and_is_measured():
     assert result["count"] == 40 and 0.6 < result["top1"] <= result["top5"] == 1.0
 
 
-@pytest.mark.parametrize("fails_at", [1, 2, 3])
-def test_an_interrupted_training_ends_with_the_same_bits(uninterrupted, fails_at):
-    progress, snapshots = Memory(fails_at), Memory()
+@pytest.mark.parametrize("fails_at", [2, 6, 8])
+def test_a_training_that_was_killed_goes_on_at_the_step_it_had_saved(uninterrupted, fails_at):
+    """In the first epoch, at the end of one, in the middle: same bits, same history, nothing done twice."""
+    saves, snapshots, history = Memory(fails_at, due=True), Memory(), {}
     with pytest.raises(Interrupted):
-        train(progress=progress, snapshots=snapshots)
-    assert progress.steps() == list(range(1, fails_at))
-    progress.fails_at = None
-    train(progress=progress, snapshots=snapshots)
-    assert progress.order == [1, 2, 3] and snapshots.order == [2, 4]  # nothing was done twice
+        train(saves=saves, snapshots=snapshots, history=history)
+    assert saves.order == list(range(1, fails_at))
+    saves.fails_at = None
+    train(saves=saves, snapshots=snapshots, history=history)
+    assert saves.order == list(range(1, 4 * STEPS)) and snapshots.order == [2, 4]
     for epoch in (2, 4):
         assert store.tree_hash(snapshots.saved[epoch]) == store.tree_hash(uninterrupted[1].saved[epoch])
+    assert history == HISTORY
 
 
-def test_an_interruption_between_snapshot_and_progress(uninterrupted):
-    progress, snapshots = Memory(), Memory(fails_at=4)
+def test_an_interruption_between_snapshot_and_save(uninterrupted):
+    saves, snapshots = Memory(), Memory(fails_at=4)
     with pytest.raises(Interrupted):
-        train(progress=progress, snapshots=snapshots)
+        train(saves=saves, snapshots=snapshots)
     snapshots.fails_at = None
-    train(progress=progress, snapshots=snapshots)
+    train(saves=saves, snapshots=snapshots)
     assert store.tree_hash(snapshots.saved[4]) == store.tree_hash(uninterrupted[1].saved[4])
 
 
-def test_resuming_through_real_checkpoints_gives_the_same_bits(uninterrupted, tmp_path):
-    stores = {name: store.Checkpoints(tmp_path / name) for name in ("progress", "snapshots")}
-    first = stores["progress"]
-    save = first.save
-    first.save = lambda step, tree: save(step, tree) if step < 3 else (_ for _ in ()).throw(Interrupted)
-    with pytest.raises(Interrupted):
-        train(**stores)
-    first.save = save
-    train(**stores)
-    like = teacher.blank_variables(NETWORK, SIDE)
-    for epoch in (2, 4):
-        restored = stores["snapshots"].restore(epoch, like)
-        assert store.tree_hash(restored) == store.tree_hash(uninterrupted[1].saved[epoch])
-    for opened in stores.values():
-        opened.close()
+@pytest.fixture
+def stores(tmp_path):
+    return dict(saves=checkpoints.Saves(tmp_path / "saves"), snapshots=checkpoints.Checkpoints(tmp_path / "snapshots"))
+
+
+def stop_at(step):
+    """In place of guard.raise_if_stopped, which is called after every step."""
+    left = iter(range(step - 1, -1, -1))
+
+    def raise_if_stopped():
+        if next(left) == 0:
+            raise Preempted("asked to stop")
+
+    return raise_if_stopped
+
+
+def test_a_training_that_was_asked_to_stop_goes_on_from_real_files(uninterrupted, stores, monkeypatch):
+    """And where the last of them is damaged, from the one before."""
+    history = {}
+    with monkeypatch.context() as patch, pytest.raises(Preempted):
+        patch.setattr(progress, "raise_if_stopped", stop_at(8))
+        train(**stores, history=history)
+    assert stores["saves"].steps() == [6, 8] and stores["snapshots"].steps() == [2]
+    shutil.copytree(stores["saves"].directory, stores["saves"].directory.with_name("harmed"))
+    for name in ("saves", "harmed"):
+        saves = checkpoints.Saves(stores["saves"].directory.with_name(name))
+        if name == "harmed":
+            shutil.rmtree(saves.directory / "8" / "default" / "d")
+        snapshots, found = Memory(), dict(history)
+        snapshots.saved[2] = uninterrupted[1].saved[2]
+        train(saves=saves, snapshots=snapshots, history=found)
+        assert found == HISTORY
+        assert store.tree_hash(snapshots.saved[4]) == store.tree_hash(uninterrupted[1].saved[4])
+        assert (saves.directory / "8.damaged").exists() == (name == "harmed")
 
 
 @pytest.mark.parametrize("lost", [2, 4])
 def test_a_snapshot_that_was_deleted_is_made_again(uninterrupted, lost):
-    progress, snapshots = Memory(), Memory()
-    progress.saved, snapshots.saved = dict(uninterrupted[0].saved), dict(uninterrupted[1].saved)
+    saves, snapshots, history = Memory(), Memory(), {}
+    saves.saved, snapshots.saved = dict(uninterrupted[0].saved), dict(uninterrupted[1].saved)
     del snapshots.saved[lost]
-    train(progress=progress, snapshots=snapshots)
-    assert snapshots.order == [lost]
+    train(saves=saves, snapshots=snapshots, history=history)
+    assert snapshots.order == [lost] and saves.order == []
+    assert list(history) == {2: [2], 4: [3, 4]}[lost]  # nothing but the end of an epoch, or a last epoch
     assert store.tree_hash(snapshots.saved[lost]) == store.tree_hash(uninterrupted[1].saved[lost])
 
 
-def test_checkpoints_are_only_at_multiples():
-    progress, snapshots = train(dataclasses.replace(SETTINGS, checkpoint_epochs=2, early_epoch=1))
-    assert progress.order == [2] and snapshots.order == [1, 4]
+def test_saves_are_only_at_multiples():
+    saves, snapshots = train(dataclasses.replace(SETTINGS, checkpoint_epochs=2, early_epoch=1))
+    assert saves.order == [2 * STEPS] and snapshots.order == [1, 4]
 
 
 def test_early_may_be_the_last_epoch():
@@ -247,15 +280,12 @@ def test_a_loss_that_explodes_stops_the_training_and_leaves_no_snapshot():
     assert 4 not in snapshots.saved
 
 
-def test_a_network_without_statistics_comes_back_from_real_checkpoints(tmp_path):
+def test_a_network_without_statistics_comes_back_from_real_checkpoints(stores):
     network = teacher.build_network("convnet3_in", SETTINGS.width, 3, NETWORK.mean, NETWORK.std)
-    stores = {name: store.Checkpoints(tmp_path / name) for name in ("progress", "snapshots")}
     settings = dataclasses.replace(SETTINGS, epochs=1, early_epoch=1, warmup_epochs=0.0)
     teacher.run(settings, network, made_dataset(), 0, side=SIDE, flip=False, **stores)
     restored = stores["snapshots"].restore(1, teacher.blank_variables(network, SIDE))
     assert restored["batch_stats"] == {} and network.logits(restored, np.zeros((1, SIDE, SIDE, 3), np.float32)).any()
-    for opened in stores.values():
-        opened.close()
 
 
 def test_blank_variables_have_the_networks_shapes():
@@ -275,7 +305,7 @@ def test_an_earlier_snapshot_of_the_same_training_costs_its_own_epochs_only(unin
     snapshots.saved = dict(uninterrupted[1].saved)
     settings = dataclasses.replace(SETTINGS, early_epoch=1)
     assert settings.training == SETTINGS.training != dataclasses.replace(SETTINGS, epochs=5).training
-    stores = dict(progress=Memory(), snapshots=snapshots, keep=lambda epoch, _: epochs.append(epoch))
+    stores = dict(saves=Memory(), snapshots=snapshots, keep=lambda epoch, _: epochs.append(epoch))
     teacher.run(settings, NETWORK, made_dataset(), 0, side=SIDE, flip=False, **stores)
     assert (snapshots.order, epochs) == ([1], [1])
     assert store.tree_hash(snapshots.saved[1]) == store.tree_hash(train(settings)[1].saved[1])
@@ -283,8 +313,8 @@ def test_an_earlier_snapshot_of_the_same_training_costs_its_own_epochs_only(unin
 
 def test_what_was_right_is_kept_by_image_after_every_epoch(monkeypatch):
     dataset, kept, order = made_dataset(), {}, []
-    progress = Memory()
-    progress.save = lambda epoch, _: order.append((epoch, sorted(kept)))
+    saves = Memory()
+    saves.save = lambda step, _: order.append((step, sorted(kept)))
 
     def step(state, key, k_dropout, indices, images_u8, labels):
         """Right about class 1 in odd epochs, about class 2 in even ones."""
@@ -294,12 +324,12 @@ def test_what_was_right_is_kept_by_image_after_every_epoch(monkeypatch):
     steps = []
     monkeypatch.setattr(teacher, "_make_step", lambda *_: step)
     keep = lambda epoch, correct_N: kept.update({epoch: correct_N.copy()})
-    stores = dict(progress=progress, snapshots=Memory(), keep=keep)
+    stores = dict(saves=saves, snapshots=Memory(), keep=keep)
     teacher.run(SETTINGS, NETWORK, dataset, 0, side=SIDE, flip=False, **stores)
     assert steps == [16, 16, 8] * 4
     for epoch, correct_N in kept.items():
         np.testing.assert_array_equal(correct_N, dataset.train.labels == (1 if epoch % 2 else 2))
-    assert order == [(1, [1]), (2, [1, 2]), (3, [1, 2, 3])]  # an interruption loses no epoch's record
+    assert order == [(3, []), (6, [1]), (9, [1, 2])]  # training goes on from a save with the end of its epoch
 
 
 def test_a_step_tells_which_images_it_was_right_about():

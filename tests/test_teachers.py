@@ -1,11 +1,14 @@
 """What a run's teacher remembers of its training, and that runs share it."""
 
+import contextlib
+import functools
+
 import jax
 import numpy as np
 import pytest
 from configs import digits_ipc1
 
-from infoutil_jax import config, data, store, teachers
+from infoutil_jax import config, data, guard, store, teachers
 from infoutil_jax.errors import ConfigError, CorruptArtifact, NumericError
 from infoutil_jax.stages import teacher as stage
 
@@ -25,7 +28,7 @@ def dataset():
 def remembers(correct_EN):
     """In place of stage.run: snapshots of nothing, and what was right in every epoch."""
 
-    def run(settings, network, dataset, seed, *, side, flip, progress, snapshots, keep):
+    def run(settings, network, dataset, seed, *, side, flip, saves, snapshots, keep):
         for epoch in (1, 3):
             snapshots.save(epoch, stage.blank_variables(network, side))
         for epoch, correct_N in enumerate(correct_EN, start=1):
@@ -62,6 +65,60 @@ def test_epochs_that_are_run_again_leave_the_history_of_the_first_time(dataset, 
     monkeypatch.setattr(stage, "run", fake)
     forgotten = teachers.obtain(tiny("forgetting", **{"teacher.early_epoch": 2}), dataset, tmp_path).forgotten
     assert set(forgotten.values()) == {0}
+
+
+def flip_a_bit(folder):
+    path = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_snapshot_is_made_again_with_the_same_bits(dataset, tmp_path, monkeypatch, capsys):
+    """From the last good save before it, and from nothing where there is none."""
+    settings, epochs = tiny("infoutil", **{"teacher.checkpoint_epochs": 1}), []
+    first = teachers.obtain(settings, dataset, tmp_path)
+    (directory,) = tmp_path.glob("teacher/*")
+    saves = sorted(int(path.stem) for path in directory.glob("saves/*.sha256"))
+    monkeypatch.setattr(teachers, "_keep", lambda directory, epoch, _: epochs.append(epoch))
+    damages = [
+        ["snapshots/3"],
+        ["snapshots/3", f"saves/{saves[1]}"],
+        ["snapshots/1", *(f"saves/{step}" for step in saves)],
+    ]
+    for damaged, made in zip(damages, ([2, 3], [1, 2, 3], [1])):
+        epochs.clear()
+        for name in damaged:
+            flip_a_bit(directory / name)
+        again = teachers.obtain(settings, dataset, tmp_path)
+        assert epochs == made, damaged
+        said = capsys.readouterr().err
+        assert all(
+            f"warning: {directory / name}: " in said for name in damaged if name.startswith("snap") or epochs != [1]
+        )
+        for which in ("early", "converged"):
+            assert store.tree_hash(again.variables(which)) == store.tree_hash(first.variables(which))
+        assert again.record == first.record
+
+
+def test_one_run_trains_and_the_other_waits_for_it(dataset, tmp_path, monkeypatch):
+    """The second finds, when it has the folder, that there is nothing left to train."""
+    held = []
+
+    @contextlib.contextmanager
+    def owned(directory, *, wait):
+        held.append((directory, wait))
+        with monkeypatch.context() as patch:
+            patch.setattr(guard, "owned", lambda *_, **__: contextlib.nullcontext())
+            teachers.obtain(tiny("infoutil"), dataset, tmp_path)  # what the other run did meanwhile
+        patch_run(lambda *_, **__: pytest.fail("trained again"))
+        yield
+
+    patch_run = functools.partial(monkeypatch.setattr, stage, "run")
+    patch_run(remembers(np.ones((3, len(dataset.train)), bool)))
+    monkeypatch.setattr(guard, "owned", owned)
+    teachers.obtain(tiny("infoutil"), dataset, tmp_path)
+    assert held == [(*tmp_path.glob("teacher/*"), True)]
 
 
 class Only:

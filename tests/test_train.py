@@ -10,8 +10,8 @@ import optax
 import pytest
 from scipy.special import softmax
 
-from infoutil_jax import losses, models, train
-from infoutil_jax.errors import NumericError
+from infoutil_jax import losses, models, parallel, train
+from infoutil_jax.errors import NumericError, Preempted
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.5)
 KEY = jax.random.key(0)
@@ -78,7 +78,9 @@ def test_one_update_is_one_step_of_softmax_regression():
     kernel = variables["params"]["dense"]["kernel"] - 0.3 * x.T @ (p - np.eye(7)[split.labels]) / 5
     np.testing.assert_allclose(state.params["dense"]["kernel"], kernel, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(loss, -np.log(p[np.arange(5), split.labels]).mean(), rtol=1e-5)
-    np.testing.assert_allclose(logits, numpy_logits(variables, split.images_u8), rtol=1e-4, atol=1e-4)  # before the step
+    np.testing.assert_allclose(
+        logits, numpy_logits(variables, split.images_u8), rtol=1e-4, atol=1e-4
+    )  # before the step
     assert int(state.step) == 1 and state.batch_stats == {}
 
 
@@ -145,6 +147,10 @@ def test_chunks_are_the_batches_in_order_cut_where_they_must_be(batch_sizes, end
     assert len(together) == len(batches) and all(map(np.array_equal, together, batches))
     assert max(map(len, chunks)) <= most
     assert set(ends) <= set(np.cumsum([len(chunk) for chunk in chunks]))
+    for first in (1, len(batches) - 1):  # a training that goes on
+        rest = list(train.chunked(iter(batches[first:]), ends, most, first))
+        assert all(map(np.array_equal, [rows for chunk in rest for rows in chunk], batches[first:]))
+        assert {end for end in ends if end > first} <= set(first + np.cumsum([len(chunk) for chunk in rest]))
 
 
 def chunk_lengths(monkeypatch, seconds_of_a_step, n_steps, **options):
@@ -172,42 +178,165 @@ def count_steps(state, amounts):
     return state + sum(amounts), np.array(amounts, np.float32)
 
 
-def test_the_loop_runs_chunks_calls_back_where_one_ends_an_epoch_and_goes_on_where_asked():
+def given(*chunks):
+    """The chunks of a training that goes on from nowhere."""
+    return lambda first: iter(chunks) if first == 0 else pytest.fail(f"asked for step {first}")
+
+
+def test_the_loop_runs_chunks_and_calls_back_where_one_ends_an_epoch():
     seen = []
     options = dict(epochs=4, steps_per_epoch=2, label="t", after_epoch=lambda *args: seen.append(args))
-    chunks = [([1],), ([2],), ([3, 5],), ([10],), ([20, 30],), ([40],)]
+    chunks = given(([1],), ([2],), ([3, 5],), ([10],), ([20, 30],), ([40],))
     assert train.fit(count_steps, 0, chunks, **options) == 111
     assert seen == [(1, 3), (2, 11), (4, 111)]
-    seen.clear()
-    assert train.fit(count_steps, 11, chunks[3:], first_epoch=2, **options) == 111
-    assert seen == [(4, 111)]
-    assert train.fit(count_steps, 111, [], first_epoch=4, **options) == 111
 
 
 def test_a_step_by_itself_has_a_loss_without_an_axis():
     seen = []
     step = lambda state, amount: (state + amount, jnp.float32(amount))
     options = dict(epochs=2, steps_per_epoch=2, label="t", after_epoch=lambda *args: seen.append(args))
-    assert train.fit(step, 0, [(1,), (2,), (3,), (4,)], **options) == 10
+    assert train.fit(step, 0, given((1,), (2,), (3,), (4,)), **options) == 10
     assert seen == [(1, 3), (2, 10)]
 
 
-def test_progress_counts_steps_not_chunks(monkeypatch):
-    seen = []
+class Saves:
+    """Saves in a dictionary, due whenever `due` says so."""
+
+    def __init__(self, due=lambda: False):
+        self.saved, self.due = {}, due
+
+    def latest(self, like, up_to=None):
+        steps = [step for step in self.saved if up_to is None or step <= up_to]
+        return (max(steps), self.saved[max(steps)]) if steps else None
+
+    def save(self, step, tree):
+        self.saved.setdefault(step, jax.tree.map(np.array, tree))
+
+
+class Counting:
+    """A training of 4 epochs of 3 steps, in chunks of `length`: the state is the sum of the steps' numbers, `host_E`
+    counts the calls after each epoch and holds what the state was then."""
+
+    def __init__(self, length=2, interrupt=lambda where, step: None):
+        self.length, self.interrupt, self.host_E2, self.calls = length, interrupt, np.zeros((4, 2)), []
+
+    def chunks(self, first):
+        step = first
+        while step < 12:
+            end = min(step + self.length, (step // 3 + 1) * 3)
+            yield (np.arange(step, end, dtype=np.float32),)
+            step = end
+
+    def advance(self, state, numbers):
+        return state + numbers.sum(), numbers
+
+    def after_epoch(self, epoch, state):
+        self.interrupt("after_epoch", 3 * epoch)
+        self.host_E2[epoch - 1] += 1, float(state)
+        self.calls.append(epoch)
+
+    def track(self, items, *_, **__):
+        for step in items:
+            self.interrupt("track", step)
+            yield step
+
+    def run(self, monkeypatch, saves, **options):
+        monkeypatch.setattr(train, "track", self.track)
+        options = (
+            dict(epochs=4, steps_per_epoch=3, label="t", host=self.host_E2, after_epoch=self.after_epoch) | options
+        )
+        return float(train.fit(self.advance, jnp.float32(0), self.chunks, saves=saves, **options))
+
+
+WHOLE = [[1, 3], [1, 15], [1, 36], [1, 66]]  # 0 + 1 + 2, ... + 5, ... + 11
+
+
+def stop_at(place, at):
+    def interrupt(where, step):
+        if (where, step) == (place, at):
+            raise Preempted("asked to stop")
+
+    return interrupt
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize(
+    "place, step", [("track", step) for step in range(1, 13)] + [("after_epoch", 3), ("after_epoch", 12)]
+)
+def test_who_asks_to_stop_loses_no_step(monkeypatch, length, place, step):
+    """The chunk in hand is finished and saved, an epoch's end that was not reached made up for, nothing done twice."""
+    saves, first, second = Saves(), Counting(length, stop_at(place, step)), Counting(length)
+    with pytest.raises(Preempted):
+        first.run(monkeypatch, saves)
+    (reached,) = saves.saved
+    assert step <= reached < step + length
+    assert second.run(monkeypatch, saves) == 66
+    np.testing.assert_array_equal(second.host_E2, WHOLE)
+    assert first.calls + second.calls == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_saves_are_at_multiples_of_epochs_but_not_at_the_end(monkeypatch, epochs):
+    saves = Saves()
+    assert Counting().run(monkeypatch, saves, save_epochs=epochs) == 66
+    assert list(saves.saved) == {1: [3, 6, 9], 2: [6], 5: []}[epochs]
+    assert float(saves.saved.get(6, {"state": 15})["state"]) == 15
+
+
+def test_saves_are_where_they_are_due_and_training_goes_on_from_each_with_the_same_result(monkeypatch):
+    saves = Saves(due=lambda: True)
+    Counting(1).run(monkeypatch, saves)
+    assert list(saves.saved) == list(range(1, 12))
+    for step, tree in saves.saved.items():
+        one, counting = Saves(), Counting()
+        one.saved[step] = tree
+        assert counting.run(monkeypatch, one) == 66
+        np.testing.assert_array_equal(counting.host_E2, WHOLE)
+        assert counting.calls == list(range(max(step // 3 + (step % 3 > 0), 1), 5))
+
+
+def test_training_goes_on_from_a_save_that_is_not_too_late(monkeypatch):
+    saves = Saves(due=lambda: True)
+    Counting(1).run(monkeypatch, saves)
+    early, none = Counting(), Counting()
+    assert early.run(monkeypatch, saves, up_to=6) == 66 and early.calls == [2, 3, 4]
+    del saves.saved[1]
+    assert none.run(monkeypatch, saves, up_to=1) == 66 and none.calls == [1, 2, 3, 4]
+
+
+def test_a_training_that_is_not_saved_only_stops(monkeypatch):
+    with pytest.raises(Preempted):
+        Counting(2, stop_at("track", 4)).run(monkeypatch, None)
+
+
+def test_a_saved_state_is_placed_as_the_first_one_is(monkeypatch):
+    saves, state = Saves(), parallel.replicate(jnp.float32(0))
+    saves.saved[11] = {"state": np.float32(55), "host": np.zeros((4, 2))}
+    monkeypatch.setattr(train, "track", Counting().track)
+    counting = Counting()
+    options = dict(epochs=4, steps_per_epoch=3, label="t", host=counting.host_E2, saves=saves)
+    done = train.fit(counting.advance, state, counting.chunks, **options)
+    assert float(done) == 66 and done.sharding == state.sharding and len(done.devices()) == 8
+
+
+def test_progress_counts_steps_not_chunks_and_only_those_to_come(monkeypatch):
+    seen, saves = [], Saves()
     watch = lambda items, label, **options: [seen.append((list(items), label, options))]
     monkeypatch.setattr(train, "track", watch)
-    train.fit(count_steps, 0, [([1, 2],), ([3, 4, 5],), ([6],)], epochs=4, steps_per_epoch=2, label="t", first_epoch=1)
+    saves.saved[2] = {"state": np.int32(0), "host": ()}
+    chunks = lambda first: iter([([1, 2],), ([3, 4, 5],), ([6],)]) if first == 2 else None
+    train.fit(count_steps, jnp.int32(0), chunks, epochs=4, steps_per_epoch=2, label="t", saves=saves)
     assert seen == [([3, 4, 5, 6, 7, 8], "t", {"total": 6, "unit": "steps"})]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("chunks", [[[1, 1, 1], [1, 1, "bad"], [1, 1, 1]], [[1], [1], [1], [1, 1, "bad", 1, 1, 1]]])
 def test_a_loss_that_is_not_finite_stops_before_the_epoch_is_saved(chunks, bad):
-    saved = []
-    stream = (([bad if amount == "bad" else amount for amount in chunk],) for chunk in chunks)
+    seen, saves = [], Saves(due=lambda: True)
+    stream = given(*(([bad if amount == "bad" else amount for amount in chunk],) for chunk in chunks))
     with pytest.raises(NumericError, match="teacher: .* epoch 2, step 3; lower the learning rate"):
         train.fit(
-            count_steps, 0, stream,
-            epochs=3, steps_per_epoch=3, label="teacher", after_epoch=lambda epoch, *_: saved.append(epoch),
+            count_steps, 0, stream, saves=saves,
+            epochs=3, steps_per_epoch=3, label="teacher", after_epoch=lambda epoch, *_: seen.append(epoch),
         )  # fmt: skip
-    assert saved == [1]
+    assert seen == [1] and max(saves.saved) == 3

@@ -33,9 +33,11 @@ def settings_of(workdir: Path):
     """The config that is asked for, or the finished run's own."""
     from ml_collections import ConfigDict
 
+    from infoutil_jax import store
+
     if SMOKE.value:
         return config.resolve(config.load(str(ROOT / "experiments" / "toy.py")))
-    return config.resolve(CONFIG.value or ConfigDict(json.loads((workdir / "config.json").read_text())))
+    return config.resolve(CONFIG.value or ConfigDict(store.read_json(workdir / "config.json")))
 
 
 def learn_all(settings, workdir: Path) -> dict:

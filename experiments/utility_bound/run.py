@@ -7,6 +7,7 @@ fashion_mnist) adds two sets. Two minutes of CPU time without it. Adds its sets 
 file and leaves every sample's figures in RUNS/SET.npz for plot.py. --smoke: toy sizes, results.json in RUNS.
 """
 
+import dataclasses
 import importlib
 import json
 import os
@@ -49,24 +50,22 @@ SMOKE = flags.DEFINE_bool("smoke", False, "Toy sizes: shows that it runs, its fi
 
 
 class Kept:
-    """The weights of some epochs, in memory, where the teacher's training wants a store."""
+    """Weights by epoch, in memory, where the teacher's training wants a store."""
 
-    def __init__(self, epochs):
-        self._epochs, self.weights = epochs, {}
+    def __init__(self):
+        self.weights = {}
 
     def steps(self) -> list[int]:
         return sorted(self.weights)
 
-    def save(self, epoch: int, tree) -> None:
-        if epoch in self._epochs:
-            variables = tree.variables if isinstance(tree, train.TrainState) else tree
-            self.weights[epoch] = jax.tree.map(np.array, variables)
+    def save(self, epoch: int, variables) -> None:
+        self.weights[epoch] = jax.tree.map(np.array, variables)
 
 
 def settings_of(name: str):
     file, changes = SETS[name]
     c = importlib.import_module(f"configs.{file}").get_config()
-    c.update_from_flattened_dict({**changes, "teacher.width": WIDTH.value, "teacher.checkpoint_epochs": 1})
+    c.update_from_flattened_dict({**changes, "teacher.width": WIDTH.value})
     if c.data.source == "tfds":
         c.data.path = DATA_DIR.value
     if SMOKE.value:
@@ -75,14 +74,15 @@ def settings_of(name: str):
 
 
 def trained(settings, dataset):
-    """(network, {epoch: weights}) of one training: untrained, after 1 and 10 epochs, converged."""
+    """(network, {epoch: weights}) of one training, its first epochs run anew: untrained, 1 and 10 epochs, converged."""
     shape = (len(dataset.class_names), settings.data.mean, settings.data.std)
     network = teacher_stage.build_network(settings.teacher.model, settings.teacher.width, *shape)
     side, last = settings.data.image_size, settings.teacher.epochs
     epochs = [epoch for epoch in (1, 10, last) if epoch <= last]
-    kept = Kept(epochs)
-    stores = {"snapshots": kept, "progress": kept}
-    teacher_stage.run(settings.teacher, network, dataset, settings.seed, side=side, flip=settings.data.flip, **stores)
+    kept, rest = Kept(), dict(side=side, flip=settings.data.flip)
+    for early in epochs[:-1]:
+        stage = dataclasses.replace(settings.teacher, early_epoch=early)
+        teacher_stage.run(stage, network, dataset, settings.seed, snapshots=kept, **rest)
     untrained = models.initialize(network.model, key_for(settings.seed, "teacher", "init"), side)
     return network, {0: untrained, **{epoch: kept.weights[epoch] for epoch in epochs}}
 

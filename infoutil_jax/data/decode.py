@@ -5,6 +5,7 @@ import io
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -26,15 +27,21 @@ def map_in_threads(fn, items):
 
 @contextlib.contextmanager
 def _blaming(name: str):
-    """Turns whatever Pillow raises into a DataError naming the image."""
+    """Turns whatever Pillow raises into a DataError naming the image; what the system says is no fault of the image."""
     try:
         yield
     except (DataError, MemoryError):
         raise
-    except Image.UnidentifiedImageError as error:
-        raise DataError(f"{name!r}: not an image of {', '.join(FORMATS)}; delete or replace it.") from error
     except Exception as error:  # the plugins stumble over malformed bytes in many ways: SyntaxError, struct.error, ...
-        raise DataError(f"{name!r}: unreadable ({type(error).__name__}: {error}); delete or replace it.") from error
+        if getattr(error, "errno", None):
+            raise
+        raise DataError(f"{name!r}: {_why(error)}; delete or replace it.") from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"not an image of {', '.join(FORMATS)}"
+    return f"unreadable ({type(error).__name__}: {error})"
 
 
 def open_image(file, name: str, *, max_megapixels: float) -> Image.Image:
@@ -48,12 +55,28 @@ def open_image(file, name: str, *, max_megapixels: float) -> Image.Image:
     return image
 
 
-def look(file, name: str, *, max_megapixels: float) -> tuple[bool, bool]:
-    """(has several frames, has an EXIF rotation) from the header. Raises DataError as open_image."""
+class Header(NamedTuple):
+    """What an image's header says."""
+
+    size: tuple[int, int]  # width, height
+    has_frames: bool  # more than one
+    is_turned: bool  # by EXIF
+    is_deep: bool  # 16 bits
+
+
+def look(file, name: str, *, max_megapixels: float) -> Header:
+    """What the header says. Raises DataError as open_image."""
     with _blaming(name), open_image(file, name, max_megapixels=max_megapixels) as image:
         # getexif() decodes the whole file where the header has no EXIF
         is_turned = "exif" in image.info and image.getexif().get(ORIENTATION, UPRIGHT) != UPRIGHT
-        return getattr(image, "is_animated", False), is_turned
+        return Header(image.size, getattr(image, "is_animated", False), is_turned, image.mode in SIXTEEN_BIT)
+
+
+def check_body(file, name: str, *, max_megapixels: float) -> None:
+    """Decodes what `look` has seen, a JPEG at an eighth of its size. Raises DataError where that fails."""
+    with _blaming(name), open_image(file, name, max_megapixels=max_megapixels) as image:
+        image.draft(None, tuple(max(1, side // 8) for side in image.size))
+        image.load()
 
 
 def decode(data: bytes, name: str, *, exif: bool, max_megapixels: float) -> np.ndarray:

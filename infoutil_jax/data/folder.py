@@ -2,12 +2,14 @@
 
 import collections
 import os
+import zlib
 from typing import NamedTuple
 
 import numpy as np
 
-from infoutil_jax.data.decode import FORMATS, decode, fit, look, map_in_threads
-from infoutil_jax.data.settings import Dataset, Settings, Split, content_id
+from infoutil_jax.data.decode import FORMATS, LONGEST, check_body, decode, fit, look, map_in_threads
+from infoutil_jax.data.integrity import copies, ends_whole, read_sums, sha256_of, warn_of, warn_of_copies
+from infoutil_jax.data.settings import Dataset, Settings, Split, content_id, fits_memory
 from infoutil_jax.errors import DataError
 from infoutil_jax.progress import track
 
@@ -22,35 +24,58 @@ NO_IMAGE = "entries ignored that are no images by their names"
 UNREADABLE = "unreadable images left out"
 FRAMES = "images with several frames, the first is used"
 ROTATED = "images with an EXIF rotation"
+SMALL = "images smaller than data.image_size, enlarged"
+LONG = f"images longer than {LONGEST} times their width, only the middle is used"
+DEEP = "images of 16 bits, their high byte is used"
+MISSING = "files of SHA256SUMS are not there"
+FAULTS = (LINK, UNREADABLE, FRAMES, LONG, DEEP, MISSING)  # warned of; the others are worth a note
 
 
 class File(NamedTuple):
     name: str  # path below the root of the dataset
     size: int  # bytes
     label: int
+    mtime: int  # ns; no part of a content id
+
+
+class Seen(NamedTuple):
+    """What was found when a file was looked at."""
+
+    remarks: list[tuple[str, str]]  # (remark, detail)
+    end: int  # checksum of its last bytes
 
 
 def open_folder(settings: Settings) -> Dataset:
     """The dataset under `settings.path`; classes are the training sub-folders, sorted by their bytes.
 
-    Every header is read once (some thousand a second). Unreadable files are left out and counted, or with `strict`
-    an error. The content id covers names, sizes and labels, not the pixels: hashing a million files takes too long.
+    Every file's header and end are read once (some thousand a second); what does not end as its format does, and
+    every file of a split that fits the cache, is decoded. Unreadable files are left out with a warning, or with
+    `strict` are an error. A file SHA256SUMS in the folder is held against what is there. Copies are warned of.
+    The content id covers names, sizes and labels, not the pixels: hashing a million files takes too long.
     Raises DataError for differing or empty classes and, in `Split.images`, for a file that fails to decode.
     """
-    notes = collections.defaultdict(list)
+    if os.path.isfile(settings.path):
+        unpack = "python -m tarfile --filter data -e FILE FOLDER, or python -m zipfile -e FILE FOLDER"
+        raise DataError(f"data.path={settings.path!r} is a file, not a folder; unpack an archive first: {unpack}.")
+    notes, sums = collections.defaultdict(list), read_sums(settings.path)
     class_names = _class_names(settings, settings.train_split, notes)
     _check_same(settings, class_names, _class_names(settings, settings.val_split, notes))
-    splits = []
+    splits, ends = [], []
     for split in (settings.train_split, settings.val_split):
-        files = _readable(_list_files(settings, split, class_names, notes), settings, notes)
+        files, ends_of = _readable(_list_files(settings, split, class_names, notes), settings, sums, notes)
         _check_no_empty(files, class_names, os.path.join(settings.path, split), notes)
         splits.append(files)
+        ends += ends_of
+    notes[MISSING] = [name for name in sums if not os.path.lexists(os.path.join(settings.path, name))]
+    for remark in FAULTS:
+        warn_of(remark, notes.pop(remark, []))
+    _warn_of_copies(splits, ends, settings)
     return Dataset(
         name=os.path.basename(os.path.abspath(settings.path)),
         class_names=tuple(_text(name) for name in class_names),
         train=_split(splits[0], settings),
         val=_split(splits[1], settings),
-        content_id=content_id(class_names, *([tuple(f) for f in files] for files in splits), *settings.resize_id),
+        content_id=content_id(class_names, *([tuple(f[:3]) for f in files] for files in splits), *settings.resize_id),
         notes=tuple(_sentences(notes)),
     )
 
@@ -94,7 +119,7 @@ def _check_same(settings: Settings, train: list[str], val: list[str]) -> None:
 def _list_files(settings: Settings, split: str, class_names: list[str], notes: dict) -> list[File]:
     root = os.path.join(settings.path, split)
     return [
-        File(os.path.relpath(entry.path, settings.path), entry.stat().st_size, label)
+        File(os.path.relpath(entry.path, settings.path), entry.stat().st_size, label, entry.stat().st_mtime_ns)
         for label, class_name in enumerate(class_names)
         for entry in _walk(os.path.join(root, class_name), os.path.realpath(root) + os.sep, notes)
     ]
@@ -102,11 +127,13 @@ def _list_files(settings: Settings, split: str, class_names: list[str], notes: d
 
 def _walk(folder: str, root: str, notes: dict):
     """Yields the entries of the image files under `folder`; counts what is passed over in `notes`."""
-    for entry in _entries(folder):
+    pending = _entries(folder)[::-1]  # a stack, since folders may nest deeper than functions
+    while pending:
+        entry = pending.pop()
         if _is_junk(entry):
             notes[HIDDEN].append(entry.path)
         elif entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path, root, notes)
+            pending += _entries(entry.path)[::-1]
         elif entry.is_symlink() and not _leads_to_file_in(root, entry.path):
             notes[LINK].append(entry.path)
         elif os.path.isfile(entry.path) and entry.name.lower().endswith(EXTENSIONS):
@@ -119,35 +146,63 @@ def _leads_to_file_in(root: str, link: str) -> bool:
     return os.path.isfile(link) and os.path.realpath(link).startswith(root)
 
 
-def _readable(files: list[File], settings: Settings, notes: dict) -> list[File]:
-    """`files` without those whose header cannot be read."""
+def _readable(files: list[File], settings: Settings, sums: dict, notes: dict) -> tuple[list[File], list[int]]:
+    """`files` without those that cannot be read, and the checksums of their ends."""
+    decodes = fits_memory(len(files), settings.image_size, settings.cache_gib)
 
-    def remarks(some: list[File]) -> list[list[tuple[str, str]]]:
-        return [_remarks(file, settings) for file in some]
+    def see(some: list[File]) -> list[Seen]:
+        return [_see(file, settings, sums.get(file.name), decodes=decodes) for file in some]
 
     pieces = [files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)]
-    looks = (seen for some in map_in_threads(remarks, pieces) for seen in some)
-    kept = []
-    for file, seen in zip(files, track(looks, "image headers", total=len(files), unit="files"), strict=True):
-        for remark, detail in seen:
+    looks = (seen for some in map_in_threads(see, pieces) for seen in some)
+    kept, ends = [], []
+    for file, seen in zip(files, track(looks, "image files", total=len(files), unit="files"), strict=True):
+        for remark, detail in seen.remarks:
             notes[remark].append(detail)
-        if UNREADABLE not in dict(seen):
+        if UNREADABLE not in dict(seen.remarks):
             kept.append(file)
-    return kept
+            ends.append(seen.end)
+    return kept, ends
 
 
-def _remarks(file: File, settings: Settings) -> list[tuple[str, str]]:
-    """(remark, detail) pairs on one file, from its header. Raises DataError on an unreadable one if `strict`."""
-    path = os.path.join(settings.path, file.name)
+def _see(file: File, settings: Settings, sha256: str | None, *, decodes: bool) -> Seen:
+    """Raises DataError on an unreadable file if `strict`, and on one that is gone."""
+    path, limit = os.path.join(settings.path, file.name), {"max_megapixels": settings.max_megapixels}
     try:
+        if sha256 and sha256_of(path) != sha256:
+            raise DataError(f"{path!r}: its SHA-256 is not that of SHA256SUMS; fetch it again.")
         with open(path, "rb") as opened:
-            has_frames, is_turned = look(opened, path, max_megapixels=settings.max_megapixels)
-    except (DataError, OSError) as error:
+            head = opened.read(12)
+            opened.seek(max(0, file.size - 64))
+            tail = opened.read(64)
+            header = look(opened, path, **limit)
+            if decodes or not ends_whole(head, tail, file.size):
+                check_body(opened, path, **limit)
+    except (DataError, PermissionError) as error:
         if settings.strict:
             raise DataError(f"{error} (data.strict=False leaves such files out and counts them)") from error
-        return [(UNREADABLE, str(error))]
+        return Seen([(UNREADABLE, str(error))], 0)
+    except OSError as error:  # a disk's or a server's fault: a run that goes on without the file would be another run
+        raise _gone(path, error) from error
+    short, long = sorted(header.size)
     turned = ROTATED + (", applied" if settings.exif else ", not applied (data.exif=False)")
-    return [(remark, path) for remark, holds in ((FRAMES, has_frames), (turned, is_turned)) if holds]
+    remarks = {
+        FRAMES: header.has_frames, turned: header.is_turned, DEEP: header.is_deep,
+        SMALL: short < settings.image_size, LONG: long > LONGEST * short,
+    }  # fmt: skip
+    return Seen([(remark, path) for remark, holds in remarks.items() if holds], zlib.crc32(tail))
+
+
+def _gone(path: str, error: OSError) -> DataError:
+    return DataError(f"{path!r}: gone or unreadable since it was listed ({error.strerror}); start again.")
+
+
+def _warn_of_copies(splits: list[list[File]], ends: list[int], settings: Settings) -> None:
+    files = [*splits[0], *splits[1]]
+    keys = [(file.size, end) for file, end in zip(files, ends, strict=True)]
+    paths = lambda rows: [os.path.join(settings.path, files[row].name) for row in rows]
+    groups = copies(keys, lambda rows: map_in_threads(sha256_of, paths(rows)))
+    warn_of_copies(groups, [file.label for file in files], [_text(file.name) for file in files], len(splits[0]))
 
 
 def _check_no_empty(files: list[File], class_names: list[str], root: str, notes: dict) -> None:
@@ -184,10 +239,10 @@ def _image(file: File, settings: Settings) -> np.ndarray:
     path = os.path.join(settings.path, file.name)
     try:
         with open(path, "rb") as opened:
-            data = opened.read(file.size + 1)
+            data, mtime = opened.read(file.size + 1), os.fstat(opened.fileno()).st_mtime_ns
     except OSError as error:
-        raise DataError(f"{path!r}: gone or unreadable since it was listed ({error.strerror}); start again.") from error
-    if len(data) != file.size:
+        raise _gone(path, error) from error
+    if (len(data), mtime) != (file.size, file.mtime):
         raise DataError(f"{path!r}: changed since it was listed (then {file.size} bytes); start again.")
     rgb_u8 = decode(data, path, exif=settings.exif, max_megapixels=settings.max_megapixels)
     return fit(rgb_u8, settings.image_size, settings.crop_share, settings.interpolation)

@@ -13,6 +13,12 @@ from infoutil_jax.errors import ConfigError, DataError
 SOURCES = ("digits", "digits_in_photos", "tfds", "folder")
 INTERPOLATIONS = ("bilinear", "bicubic")
 ROWS_PER_TASK = 64
+LISTED = 5  # offenders in an error
+
+
+def fits_memory(n: int, image_size: int, cache_gib: float) -> bool:
+    """Whether n decoded images of a split are kept."""
+    return n * image_size * image_size * 3 <= cache_gib * 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +77,20 @@ def _check_splits(train: str, val: str) -> None:
         raise ConfigError(f"data.train_split={train!r} and data.val_split={val!r} must be two different names.")
 
 
+def _whole_numbers(labels, ids: Sequence[str]) -> np.ndarray:
+    with np.errstate(invalid="ignore"):
+        labels_i32 = np.asarray(labels).astype(np.int32)
+    bad = np.flatnonzero(labels_i32 != labels)
+    if len(bad):
+        listed = ", ".join(f"{ids[row]!r} with {labels[row]}" for row in bad[:LISTED])
+        raise DataError(f"{len(bad)} labels are no whole numbers of 32 bits: {listed}; mend them.")
+    return labels_i32
+
+
 class Split:
     """Labelled images, decoded when they are asked for.
 
-    labels: (N,) int32. ids: N stable names, unique within the dataset.
+    labels: (N,) int32. ids: N stable names, unique within the dataset. Raises DataError for labels of another kind.
     """
 
     def __init__(
@@ -87,11 +103,11 @@ class Split:
         cache_gib: float,
     ):
         """`read` turns row numbers into their images, (image_size, image_size, 3) uint8 each, from any thread."""
-        self.labels = np.asarray(labels, np.int32)
         self.ids = tuple(ids)
+        self.labels = _whole_numbers(labels, self.ids)
         self._read = read
         self._shape = (image_size, image_size, 3)
-        fits = len(self) * image_size * image_size * 3 <= cache_gib * 2**30
+        fits = fits_memory(len(self), image_size, cache_gib)
         self._cache_u8 = np.empty((len(self), *self._shape), np.uint8) if fits else None
         self._cached = np.zeros(len(self), bool)
 
@@ -132,6 +148,7 @@ class Dataset:
     notes: tuple[str, ...]  # what was left out or is unusual, with counts
 
     def __post_init__(self):
+        self._check_names()
         if len(self.class_names) < 2:
             raise DataError(f"{self.name}: found {len(self.class_names)} class; a classifier needs at least 2.")
         for split in (self.train, self.val):
@@ -144,13 +161,22 @@ class Dataset:
         if len(set(ids)) != len(ids):
             raise DataError(f"{self.name}: {len(ids) - len(set(ids))} ids occur twice; records need unique names.")
 
+    def _check_names(self) -> None:
+        """What the written set can hold, and no text that acts on a terminal."""
+        bad = [name for name in self.class_names if not name or name != name.strip() or not name.isprintable()]
+        if bad:
+            listed = ", ".join(map(ascii, bad[:LISTED]))
+            raise DataError(f"{self.name}: {len(bad)} class names are not one line of visible text: {listed}; rename.")
+        if len(set(self.class_names)) < len(self.class_names):
+            raise DataError(f"{self.name}: two classes have the same name; rename one.")
+
     def _check_labels(self, split: Split) -> None:
         bad = np.flatnonzero((split.labels < 0) | (split.labels >= len(self.class_names)))
         if len(bad):
-            record, label = split.ids[bad[0]], split.labels[bad[0]]
+            listed = ", ".join(f"{split.ids[row]!r} with {split.labels[row]}" for row in bad[:LISTED])
             allowed = f"0..{len(self.class_names) - 1}"
             raise DataError(
-                f"{self.name}: {len(bad)} records have a label outside {allowed}, first {record!r} with {label}; "
+                f"{self.name}: {len(bad)} records have a label outside {allowed}, first {listed}; "
                 "choose a labelled split (data.train_split, data.val_split)."
             )
 

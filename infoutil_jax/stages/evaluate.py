@@ -218,12 +218,13 @@ def _make_steps(settings: Settings, student, teacher, *, factor: int, flip: bool
 
 def run(
     settings: Settings, distilled: DistilledSet, student: train.Network, teacher: train.Network, teacher_variables, val,
-    seed: int, *, flip: bool, label: str,
+    seed: int, *, flip: bool, label: str, saves=None,
 ) -> list[tuple[int, float, float]]:  # fmt: skip
     """Trains one student on `distilled` and tests it on `val`: [(epoch, top-1, top-5)] in [0, 1], the final epoch last.
 
     `teacher_variables` are used only for on-line labels. The draws depend on the seed only, so that methods of one run
-    share initial weights and, where their sets have equal sizes, views.
+    share initial weights and, where their sets have equal sizes, views. With `saves` (checkpoints.Saves) an interrupted
+    training goes on at the step that it had reached.
     """
     n, side = len(distilled.labels), distilled.images_u8.shape[1]
     n_classes, factor = distilled.patch_logits.shape[2], round(distilled.patch_logits.shape[1] ** 0.5)
@@ -237,11 +238,17 @@ def run(
     key = key_for(seed, "student", "views")
     teacher_variables = jax.device_put(teacher_variables if settings.labels == "online" else {})
     most = _most_steps(batch_size, *arrays)
-    tested, curve = _test_epochs(settings), []
+    tested = _test_epochs(settings)
+    curve_E2 = np.full((len(tested), 2), np.nan)  # top-1 and top-5 at the tested epochs
 
-    def batches():
-        for epoch in range(settings.epochs):
-            yield from epoch_batches(generator(seed, "student", "order", epoch), n, batch_size)
+    def batches(first):
+        for epoch in range(first // steps_per_epoch, settings.epochs):
+            order = epoch_batches(generator(seed, "student", "order", epoch), n, batch_size)
+            yield from order[max(first - epoch * steps_per_epoch, 0) :]
+
+    def chunks(first):
+        ends = [epoch * steps_per_epoch for epoch in tested]
+        return load_ahead(load, train.chunked(batches(first), ends, most, first))
 
     def load(indices_SB):
         padded = np.pad(indices_SB, ((0, most - len(indices_SB)), (0, 0)))
@@ -254,15 +261,14 @@ def run(
     def test(epoch, learner):
         if epoch in tested:
             accuracy = train.test(student, learner.variables, val)
-            curve.append((epoch, accuracy.top1, accuracy.top5))
+            curve_E2[tested.index(epoch)] = accuracy.top1, accuracy.top5
 
     state = train.create_state(variables, optimizer)
     average = jax.tree.map(jnp.copy, state.params) if settings.ema else {}  # a copy: both are donated
     learner = jax.device_put(Student(state, average))
-    chunks = train.chunked(batches(), [epoch * steps_per_epoch for epoch in tested], most)
     length = dict(epochs=settings.epochs, steps_per_epoch=steps_per_epoch)
-    train.fit(advance, learner, load_ahead(load, chunks), **length, label=label, after_epoch=test)
-    return curve
+    train.fit(advance, learner, chunks, **length, label=label, host=curve_E2, after_epoch=test, saves=saves)
+    return [(epoch, *accuracies) for epoch, accuracies in zip(tested, curve_E2.tolist())]
 
 
 def nearest_neighbour(dataset, ipc: int, seed: int) -> float:

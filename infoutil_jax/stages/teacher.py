@@ -35,7 +35,7 @@ class Settings:
     weight_decay: float  # on kernels only
     augment: str  # none | pad_crop (4 px) | random_resized_crop (area 0.08-1); mirrored too where data.flip
     data_parallel: bool  # spread batches over all devices; bits then depend on their number
-    checkpoint_epochs: int  # an interrupted training goes on from the last multiple of this
+    checkpoint_epochs: int  # a training is saved after every multiple of this, and every two minutes
     min_times_chance: float  # refuse a teacher below this multiple of chance accuracy
     weights: str  # .safetensors file to read instead of training; '' = train
     weights_sha256: str  # 64 hex digits, '' = any
@@ -125,15 +125,14 @@ def _optimizer(settings: Settings, steps_per_epoch: int):
 
 
 def run(
-    settings: Settings, network: train.Network, dataset, seed: int, *, side: int, flip: bool, progress, snapshots,
+    settings: Settings, network: train.Network, dataset, seed: int, *, side: int, flip: bool, snapshots, saves=None,
     keep=lambda epoch, correct_N: None,
 ) -> None:  # fmt: skip
     """Trains on `dataset.train` and leaves variables in `snapshots` at steps `early_epoch` and `epochs`.
 
-    `progress` and `snapshots` save and restore trees by step (store.Checkpoints); a run that was interrupted goes on
-    from the last step in `progress` that lies before every missing snapshot, with the same draws, and ends with the
-    last missing one. `keep(epoch, correct_N)` is called after every epoch, before anything is saved: which of the
-    training images (N,) bool the network was right about when it learned from them.
+    `snapshots` (checkpoints.Checkpoints) holds trees by epoch; training ends with the last that is missing there. With
+    `saves` it goes on where it was interrupted, see train.fit. `keep(epoch, correct_N)` is called after every epoch:
+    which of the training images (N,) bool the network was right about when it learned from them.
     """
     split, key, k_dropout = dataset.train, key_for(seed, "teacher", "views"), key_for(seed, "teacher", "dropout")
     steps_per_epoch = -(-len(split) // settings.batch_size)
@@ -142,19 +141,16 @@ def run(
     state = train.create_state(variables, optimizer)
     missing = {settings.early_epoch, settings.epochs} - set(snapshots.steps())
     last_epoch, correct_N = max(missing), np.zeros(len(split), bool)
-    first_epoch = max((epoch for epoch in progress.steps() if epoch < min(missing)), default=0)
-    if first_epoch:
-        state = train.TrainState(*progress.restore(first_epoch, state))
     place, copy = (parallel.shard_rows, parallel.replicate) if settings.data_parallel else (jax.device_put,) * 2
 
     def load(indices):
         return indices, *place((indices.astype(np.int32), split.images(indices), split.labels[indices]))
 
-    def batches():
-        for epoch in range(first_epoch, last_epoch):
+    def batches(first):
+        for epoch in range(first // steps_per_epoch, last_epoch):
             key_e = jax.random.fold_in(key, epoch)
             order = epoch_batches(generator(seed, "teacher", "order", epoch), len(split), settings.batch_size)
-            for batch in load_ahead(load, order):
+            for batch in load_ahead(load, order[max(first - epoch * steps_per_epoch, 0) :]):
                 yield key_e, *batch
 
     step = _make_step(settings, network, optimizer, flip)
@@ -164,15 +160,14 @@ def run(
         correct_N[indices] = correct_B
         return state, loss
 
-    def save(epochs_done, state):
+    def after_epoch(epochs_done, state):
         keep(epochs_done, correct_N)
         if epochs_done in missing:
             snapshots.save(epochs_done, state.variables)
-        if epochs_done % settings.checkpoint_epochs == 0 and epochs_done < settings.epochs:
-            progress.save(epochs_done, state)
 
-    length = dict(epochs=last_epoch, steps_per_epoch=steps_per_epoch, first_epoch=first_epoch)
-    train.fit(advance, copy(state), batches(), **length, label="teacher", after_epoch=save)
+    saving = dict(saves=saves, save_epochs=settings.checkpoint_epochs, up_to=min(missing) * steps_per_epoch)
+    length = dict(epochs=last_epoch, steps_per_epoch=steps_per_epoch, label="teacher")
+    train.fit(advance, copy(state), batches, host=correct_N, after_epoch=after_epoch, **length, **saving)
 
 
 def examine(settings: Settings, network: train.Network, variables, dataset, which: str) -> dict:
