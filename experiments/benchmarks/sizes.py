@@ -87,7 +87,7 @@ SCALES = {
             Attribution(CONVNET, 4, 128, (8, 16, 32, 64)),
             Attribution(RESNET_32, 1, 128, (8, 16, 32, 64)),
             Attribution(RESNET_32, 1, 128, (16, 32), "bfloat16"),
-            Attribution(RESNET_224, 1, 48, (4, 8, 16)),
+            Attribution(RESNET_224, 1, 128, (4, 8, 16)),
         ),
         gradient_norms=(Gradients(CONVNET, 16), Gradients(RESNET_32, 16)),
         student=(Student(CONVNET, 1, 50), Student(CONVNET, 10, 5)),
