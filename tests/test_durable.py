@@ -81,7 +81,11 @@ def test_the_crash_point_is_chosen_by_name_path_and_number(crash_at, expected, t
 
 def test_an_exception_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     durable.write(tmp_path / "file", [b"old"])
-    monkeypatch.setattr(os, "replace", lambda *_: signal.raise_signal(signal.SIGINT))
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         durable.write(tmp_path / "file", [b"new"])
     assert (tmp_path / "file").read_bytes() == b"old" and names(tmp_path) == ["file"]
