@@ -1,0 +1,248 @@
+"""SIGKILL, SIGTERM and flipped bits against a run on the digits: what was tried, survived, detected, lost.
+
+    python experiments/faults/run.py [--kills=200] [--stops=50] [--flips=2000] [--only=kills,stops,flips]
+    python experiments/faults/run.py --smoke      # a few of each
+
+Processes are real (starter.py forks main.py and signals it after a random time); the same command goes on until the run
+is finished, and every byte of its sets, scores and curves is compared with a run that was left alone. Flips are made
+one at a time in a finished run and looked for by `verify`. Writes results.json and results.md.
+"""
+
+import argparse
+import collections
+import contextlib
+import hashlib
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
+
+from infoutil_jax import provenance, records, store, verify  # noqa: E402
+
+RESULTS = (
+    "config.json",
+    "distilled",
+    "controls",
+    "shards",
+    "artifacts/attribute",
+    "artifacts/score",
+    "artifacts/evaluate",
+)
+ACKNOWLEDGED = ("artifacts/attribute", "artifacts/score", "artifacts/evaluate", "distilled", "controls", "shards")
+STARTS = 100  # of one run, before it is given up as stuck
+
+
+class Starter:
+    """start(workdir, seconds, signal) -> (exit code, seconds it lived); `printed` is what the last one said."""
+
+    def __init__(self, scratch: Path):
+        self._log = scratch / "log"
+        environ = os.environ | {
+            "PATH": "", "PYTHONPATH": str(ROOT),  # without git no commit, which may change meanwhile
+            "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }  # fmt: skip
+        command = [sys.executable, HERE / "starter.py", ROOT / "main.py", HERE / "tiny.py", self._log]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+        self._process = subprocess.Popen(list(map(str, command)), cwd=scratch, env=environ, **pipes)
+
+    def __call__(self, workdir: Path, seconds: float = 1e6, name: str = "SIGKILL") -> tuple[int, float]:
+        self._process.stdin.write(f"{workdir} {seconds} {name}\n")
+        code, lived = self._process.stdout.readline().split()
+        return int(code), float(lived)
+
+    @property
+    def printed(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def files(workdir: Path, folders) -> dict[str, Path]:
+    """Every file below `folders` that is no temporary one or lock, by its path."""
+    paths = [path for folder in folders for path in [workdir / folder, *(workdir / folder).rglob("*")]]
+    return {str(p.relative_to(workdir)): p for p in paths if p.is_file() and not p.name.startswith(".")}
+
+
+def hashes(workdir: Path, folders) -> dict[str, str]:
+    found = files(workdir, folders).items()
+    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found}
+
+
+def acknowledged(workdir: Path) -> dict[str, str]:
+    """What is finished: all under its final name but TFDS's metadata, written anew until the manifest, and saves."""
+    names = {name: Path(name) for name in files(workdir, ACKNOWLEDGED)}
+    saves = {name for name, path in names.items() if path.parts[1] == "evaluate" and len(path.parts) > 3}
+    found = hashes(workdir, ACKNOWLEDGED)
+    return {n: h for n, h in found.items() if names[n].name not in records.METADATA and n not in saves}
+
+
+def stage(workdir: Path) -> str:
+    """What a run was at, by what it had left."""
+    count = lambda pattern: len(list(workdir.glob(pattern)))
+    if not (workdir / "config.json").exists():
+        return "start"
+    if count("artifacts/teacher/*/epoch*.json") < 2:
+        return "teacher"
+    if count("shards/*/*/*.json") < 20:
+        return "distil"
+    if count("**/manifest.json") < 2:
+        return "manifest"
+    return "evaluate" if count("artifacts/evaluate/*.json") < 5 else "report"
+
+
+def interrupt(start: Starter, name: str, wanted: int, scratch: Path, whole: dict, rng) -> dict:
+    """`wanted` signals at random times, in as many runs as that takes."""
+    tried, after, faults, left = collections.Counter(), [], [], 0
+    runs = longest = 0
+    while sum(tried.values()) < wanted:
+        workdir, kept = scratch / f"{name}{runs}", {}
+        for _ in range(STARTS):
+            bound = longest or 20.0
+            seconds = rng.uniform(0.05, bound)
+            code, lived = start(workdir, seconds, name)
+            now = acknowledged(workdir)
+            changed = [n for n, h in kept.items() if now.get(n) != h]
+            faults += [f"run {runs}: {n} was finished and changed" for n in changed]
+            kept = now
+            if code == 0:
+                longest = max(longest, lived)
+                break
+            if code not in (-9, 75):
+                faults.append(f"run {runs}: exit code {code}: {start.printed[-500:]}")
+            tried[stage(workdir)] += 1
+            after.append(lived - seconds)
+        else:
+            faults.append(f"run {runs}: not finished after {STARTS} starts")
+        ended = hashes(workdir, RESULTS)
+        differing = {n for n in whole.keys() | ended.keys() if whole.get(n) != ended.get(n)}
+        faults += [f"run {runs}: {n} differs from the run left alone" for n in sorted(differing)]
+        left += len(list(workdir.rglob(".tmp-*"))) + len(list(workdir.rglob("*.damaged*")))
+        shutil.rmtree(workdir)
+        runs += 1
+        print(f"{name}: {sum(tried.values())} signals, {runs} finished runs, {len(faults)} faults", flush=True)
+    seconds = {"median": sorted(after)[len(after) // 2], "largest": max(after)} if name == "SIGTERM" else {}
+    return {"tried": sum(tried.values()), "by_stage": dict(tried), "runs": runs, "lost": len(faults), "faults": faults[:20],
+            "left_over_files": left, **({"seconds_to_exit": seconds} if seconds else {})}  # fmt: skip
+
+
+def kind(name: str) -> str:
+    """The kind of artifact that a file is."""
+    path = Path(name)
+    if ".tfrecord" in path.name:
+        return "shard"
+    if path.name in records.METADATA:
+        return "TFDS metadata"
+    if "snapshots" in path.parts or "saves" in path.parts:
+        return "checkpoint's hashes" if path.suffix == ".sha256" else "checkpoint"
+    if "correct" in path.parts:
+        return "forgetting history"
+    if path.name.startswith("epoch"):
+        return "teacher's accuracy"
+    folder = path.parts[1] if path.parts[0] == "artifacts" else path.parts[0]
+    return {"attribute": "attribution", "score": "scores", "evaluate": "curve", "shards": "shard's line"}.get(
+        folder, path.name
+    )
+
+
+def flip(workdir: Path, wanted: int, rng) -> dict:
+    """Flipped bits, one at a time, the same number for each kind of file that a later stage or run reads."""
+    unread = ("results.json", "report.html")
+    by_kind = collections.defaultdict(list)
+    for name, path in files(workdir, [""]).items():
+        if path.stat().st_size and path.name not in unread:
+            by_kind[kind(name)].append((name, path))
+    each, table = -(-wanted // len(by_kind)), {}
+    for title, members in sorted(by_kind.items()):
+        found = named = 0
+        for _ in range(each):
+            name, path = rng.choice(members)
+            content = path.read_bytes()
+            at = rng.randrange(8 * len(content))
+            path.write_bytes(content[: at // 8] + bytes([content[at // 8] ^ 1 << at % 8]) + content[at // 8 + 1 :])
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                code = verify.run(workdir)
+            path.write_bytes(content)
+            faults = [line for line in said.getvalue().splitlines() if "FAULT" in line]
+            found += code == 5
+            named += any(path.name in line or Path(name).stem in line for line in faults)
+        table[title] = {"tried": each, "detected": found, "right_file_named": named}
+        print(title, table[title], flush=True)
+    return table
+
+
+def markdown(results: dict) -> str:
+    lines = ["| fault | tried | survived or detected | lost or silent | |", "|---|---|---|---|---|"]
+    for name in ("SIGKILL", "SIGTERM"):
+        if row := results.get(name):
+            stages = ", ".join(
+                f"{stage} {n}" for stage, n in sorted(row["by_stage"].items(), key=lambda item: -item[1])
+            )
+            more = row.get("seconds_to_exit")
+            more = f"; exit after {more['median']:.1f} s (median), {more['largest']:.1f} s (largest)" if more else ""
+            lines.append(
+                f"| {name} | {row['tried']} | {row['tried'] - row['lost']} | {row['lost']} | in {stages}{more} |"
+            )
+    for title, row in results.get("flips", {}).items():
+        named = f"right file named: {row['right_file_named']}"
+        lines.append(
+            f"| a bit: {title} | {row['tried']} | {row['detected']} | {row['tried'] - row['detected']} | {named} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, count in (("kills", 200), ("stops", 50), ("flips", 2000)):
+        parser.add_argument(f"--{name}", type=int, default=count)
+    parser.add_argument("--only", default="kills,stops,flips")
+    parser.add_argument("--smoke", action="store_true", help="a few of each; results go to --out only")
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--seed", type=int, default=0)
+    flags = parser.parse_args()
+    if flags.smoke:
+        flags.kills, flags.stops, flags.flips = 3, 1, 30
+    wanted, rng, began = flags.only.split(","), random.Random(flags.seed), time.monotonic()
+    path = flags.out / "results.json"
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        start = Starter(scratch)
+        whole = scratch / "whole"
+        code, _ = start(whole)
+        if code:
+            sys.exit(f"error: the run that is left alone ended with {code}: {start.printed[-2000:]}")
+        alone = hashes(whole, RESULTS)
+        if "kills" in wanted:
+            results["SIGKILL"] = interrupt(start, "SIGKILL", flags.kills, scratch, alone, rng)
+        if "stops" in wanted:
+            results["SIGTERM"] = interrupt(start, "SIGTERM", flags.stops, scratch, alone, rng)
+        start.close()
+        if "flips" in wanted:
+            results["flips"] = flip(whole, flags.flips, rng)
+    parts = {"seed": flags.seed, "cpu_cores": os.cpu_count(), "environment": provenance.environment()}
+    earlier = json.loads(path.read_text()) if path.exists() and not flags.smoke else {}  # parts may run side by side
+    seconds = earlier.get("seconds", {}) | {flags.only: round(time.monotonic() - began)}
+    results = earlier | results | parts | {"command": "python experiments/faults/run.py", "seconds": seconds}
+    store.write_plain_json(path, results)
+    (flags.out / "results.md").write_text(markdown(results))
+    print(markdown(results))
+    silent = sum(row["tried"] - row["right_file_named"] for row in results.get("flips", {}).values())
+    lost = sum(results.get(name, {}).get("lost", 0) for name in ("SIGKILL", "SIGTERM"))
+    return int(bool(silent or lost))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
