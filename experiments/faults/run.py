@@ -1,6 +1,6 @@
 """SIGKILL, SIGTERM and flipped bits against a run on the digits: what was tried, survived, detected, lost.
 
-    python experiments/faults/run.py [--kills=200] [--stops=50] [--flips=2000] [--only=kills,stops,flips]
+    python experiments/faults/run.py [--kills=200] [--stops=50] [--flips=2000] [--only=SIGKILL,SIGTERM,flips]
     python experiments/faults/run.py --smoke      # a few of each
 
 Processes are real (starter.py forks main.py and signals it after a random time); the same command goes on until the run
@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -103,22 +102,21 @@ def stage(workdir: Path) -> str:
     return "evaluate" if count("artifacts/evaluate/*.json") < 5 else "report"
 
 
-def interrupt(start: Starter, name: str, wanted: int, scratch: Path, whole: dict, rng) -> dict:
-    """`wanted` signals at random times, in as many runs as that takes."""
+def interrupt(start: Starter, name: str, wanted: int, scratch: Path, whole: dict, longest: float, rng):
+    """`wanted` signals, each at a random time of the first `longest` seconds, in as many runs as that takes; yields the
+    figures so far after every run."""
     tried, after, faults, left = collections.Counter(), [], [], 0
-    runs = longest = 0
+    runs = 0
     while sum(tried.values()) < wanted:
         workdir, kept = scratch / f"{name}{runs}", {}
         for _ in range(STARTS):
-            bound = longest or 20.0
-            seconds = rng.uniform(0.05, bound)
+            seconds = rng.uniform(0.05, longest)
             code, lived = start(workdir, seconds, name)
             now = acknowledged(workdir)
             changed = [n for n, h in kept.items() if now.get(n) != h]
             faults += [f"run {runs}: {n} was finished and changed" for n in changed]
             kept = now
             if code == 0:
-                longest = max(longest, lived)
                 break
             if code not in (-9, 75):
                 faults.append(f"run {runs}: exit code {code}: {start.printed[-500:]}")
@@ -133,9 +131,11 @@ def interrupt(start: Starter, name: str, wanted: int, scratch: Path, whole: dict
         shutil.rmtree(workdir)
         runs += 1
         print(f"{name}: {sum(tried.values())} signals, {runs} finished runs, {len(faults)} faults", flush=True)
-    seconds = {"median": sorted(after)[len(after) // 2], "largest": max(after)} if name == "SIGTERM" else {}
-    return {"tried": sum(tried.values()), "by_stage": dict(tried), "runs": runs, "lost": len(faults), "faults": faults[:20],
-            "left_over_files": left, **({"seconds_to_exit": seconds} if seconds else {})}  # fmt: skip
+        seconds = (
+            {"median": sorted(after)[len(after) // 2], "largest": max(after)} if name == "SIGTERM" and after else {}
+        )
+        yield {"tried": sum(tried.values()), "by_stage": dict(tried), "runs": runs, "lost": len(faults), "faults": faults[:20],
+                "left_over_files": left, **({"seconds_to_exit": seconds} if seconds else {})}  # fmt: skip
 
 
 def kind(name: str) -> str:
@@ -203,41 +203,45 @@ def markdown(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(flags, new: dict) -> dict:
+    """Adds `new` to what --out holds: parts may run side by side."""
+    path = flags.out / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
+    setting = {"seed": flags.seed, "cpu_cores": os.cpu_count(), "environment": provenance.environment()}
+    results |= new | setting | {"command": "python experiments/faults/run.py"}
+    store.write_plain_json(path, results)
+    (flags.out / "results.md").write_text(markdown(results))
+    return results
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, count in (("kills", 200), ("stops", 50), ("flips", 2000)):
         parser.add_argument(f"--{name}", type=int, default=count)
-    parser.add_argument("--only", default="kills,stops,flips")
-    parser.add_argument("--smoke", action="store_true", help="a few of each; results go to --out only")
-    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--only", default="SIGKILL,SIGTERM,flips")
+    parser.add_argument("--smoke", action="store_true", help="a few of each")
+    parser.add_argument("--out", type=Path, help="by default beside this file, with --smoke runs/faults")
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     if flags.smoke:
         flags.kills, flags.stops, flags.flips = 3, 1, 30
-    wanted, rng, began = flags.only.split(","), random.Random(flags.seed), time.monotonic()
-    path = flags.out / "results.json"
-    results = {}
+    flags.out = flags.out or (ROOT / "runs" / "faults" if flags.smoke else HERE)
+    rng = random.Random(flags.seed)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         start = Starter(scratch)
         whole = scratch / "whole"
-        code, _ = start(whole)
+        code, lived = start(whole)
         if code:
             sys.exit(f"error: the run that is left alone ended with {code}: {start.printed[-2000:]}")
         alone = hashes(whole, RESULTS)
-        if "kills" in wanted:
-            results["SIGKILL"] = interrupt(start, "SIGKILL", flags.kills, scratch, alone, rng)
-        if "stops" in wanted:
-            results["SIGTERM"] = interrupt(start, "SIGTERM", flags.stops, scratch, alone, rng)
+        campaigns = [(n, count) for n, count in (("SIGKILL", flags.kills), ("SIGTERM", flags.stops)) if n in flags.only]
+        for name, count in campaigns:
+            for figures in interrupt(start, name, count, scratch, alone, lived / 2, rng):
+                results = write(flags, {name: figures})
         start.close()
-        if "flips" in wanted:
-            results["flips"] = flip(whole, flags.flips, rng)
-    parts = {"seed": flags.seed, "cpu_cores": os.cpu_count(), "environment": provenance.environment()}
-    earlier = json.loads(path.read_text()) if path.exists() and not flags.smoke else {}  # parts may run side by side
-    seconds = earlier.get("seconds", {}) | {flags.only: round(time.monotonic() - began)}
-    results = earlier | results | parts | {"command": "python experiments/faults/run.py", "seconds": seconds}
-    store.write_plain_json(path, results)
-    (flags.out / "results.md").write_text(markdown(results))
+        if "flips" in flags.only:
+            results = write(flags, {"flips": flip(whole, flags.flips, rng)})
     print(markdown(results))
     silent = sum(row["tried"] - row["right_file_named"] for row in results.get("flips", {}).values())
     lost = sum(results.get(name, {}).get("lost", 0) for name in ("SIGKILL", "SIGTERM"))
