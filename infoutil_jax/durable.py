@@ -53,7 +53,7 @@ def _alone(temporary: Path):
         with open(temporary, "ab") as file:
             with contextlib.suppress(OSError):  # a filesystem without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(file, temporary):
+            if not is_at(file, temporary):
                 continue  # who held it renamed or removed it
             try:
                 file.truncate(0)
@@ -64,7 +64,8 @@ def _alone(temporary: Path):
             return
 
 
-def _is_at(file, path: Path) -> bool:
+def is_at(file, path: Path) -> bool:
+    """Whether the open `file` still lies under `path`, neither renamed nor replaced."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:

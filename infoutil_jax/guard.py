@@ -18,6 +18,7 @@ import threading
 import time
 from pathlib import Path
 
+from infoutil_jax.durable import is_at
 from infoutil_jax.errors import Busy, EnvironmentFault, Preempted
 
 GRACE = 25.0  # seconds from the first signal until the process leaves, whatever hangs; clouds give 30
@@ -131,7 +132,7 @@ def owned(folder: Path, *, wait: bool = False, part: str = ""):
     finally:
         released.set()
         pulse.join()
-        if _is_at(file, path):
+        if is_at(file, path):
             path.unlink()  # still held: whoever opened this file finds it gone when it gets the lock
         file.close()
         if made:
@@ -168,7 +169,7 @@ def _claim(path: Path):
         except BlockingIOError:
             file.close()
             return None
-        if _is_at(file, path):
+        if is_at(file, path):
             break
         file.close()  # its owner removed it before we got the lock
     owner = _read(path)
@@ -181,13 +182,6 @@ def _claim(path: Path):
     file.write(json.dumps(mine))
     file.flush()
     return file
-
-
-def _is_at(file, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _lock(file) -> bool:

@@ -13,7 +13,8 @@ PACKAGE = ROOT / "infoutil_jax"
 # From the ground up. A module may import from the layers below its own, and from its own folder unless that is stages.
 LAYERS = [
     ["errors", "types", "keys", "losses", "metrics", "optim"],
-    ["checks", "clock", "compilation", "guard", "durable", "utility", "coresets"],
+    ["checks", "clock", "compilation", "durable", "utility", "coresets"],
+    ["guard"],
     ["progress", "processes"],
     ["tfrecord", "store", "examples"],
     ["checkpoints", "parallel", "data", "models", "attribution", "records", "pictures", "findings"],
