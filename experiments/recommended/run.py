@@ -1,0 +1,46 @@
+"""Our own recipe: which crops, which rule, which labels and which student do best on a validation split of CIFAR-10's
+training images; then, once, on the test set. Flags: experiments/cells.py."""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+from experiments.cells import Cell, main  # noqa: E402
+
+NOTE = """ConvNet-3 on CIFAR-10, top-1 in %. Cells that begin with "search" distil from the first 90 % of the training
+images, teacher included, and test on the other 10 %; choices were made on these alone. "chosen" cells are the others'
+outcome on the test set."""
+SPLIT = {
+    "data.train_split": "train[:90%]", "data.val_split": "train[90%:]",
+    "evaluate.seeds": 2, "evaluate.hard_seeds": 0, "evaluate.test_every": 300,
+}  # fmt: skip
+SHAPLEY = {"select.pool": "best_per_image"}
+WHOLE = {"crop.rule": "whole", **SHAPLEY}
+RESIZED = {"crop.rule": "random_resized", **SHAPLEY}
+SELECTIONS = {
+    "Shapley crops, largest gradient norm": {},
+    "Shapley crops, largest gradient norm, one an image": SHAPLEY,
+    "Shapley crops, largest gradient norm among the correct": {"select.rule": "largest_correct", **SHAPLEY},
+    "Shapley crops, middle gradient norm": {"select.rule": "middle_gradient_norm", **SHAPLEY},
+    "Shapley crops, lowest loss": {"select.rule": "lowest_loss", **SHAPLEY},
+    "resized crops, smallest gradient norm": {"select.rule": "smallest_gradient_norm", **RESIZED},
+    "resized crops, middle gradient norm": {"select.rule": "middle_gradient_norm", **RESIZED},
+    "whole images, lowest loss": {"select.rule": "lowest_loss", **WHOLE},
+    "whole images, middle gradient norm": {"select.rule": "middle_gradient_norm", **WHOLE},
+    "whole images, largest gradient norm among the correct": {"select.rule": "largest_correct", **WHOLE},
+    "whole images, k-means": {"select.rule": "k_means", **WHOLE},
+    "whole images, herding": {"select.rule": "herding", **WHOLE},
+}
+CONTROLS = ("random_images", "random_crops", "rded")
+
+
+def search(name, changes, methods=("infoutil",), ipc=10):
+    return Cell(f"search ipc {ipc}: {name}", f"configs/cifar10_ipc{ipc}.py", {**SPLIT, **changes}, methods, {})
+
+
+CELLS = [search("controls", {}, CONTROLS), *(search(name, changes) for name, changes in SELECTIONS.items())]
+
+
+if __name__ == "__main__":
+    main(HERE, CELLS, NOTE)
