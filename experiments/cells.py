@@ -160,7 +160,7 @@ def _run(experiment: str, cell: Cell, settings, flags) -> dict:
     spent = store.read_json(timing) if timing.exists() else []
     command = [f"python experiments/{experiment}/run.py --only='^{cell.name}$' --seeds={settings.evaluate.seeds}"]
     command += [f"--hard_seeds={settings.evaluate.hard_seeds}"] * (flags.hard_seeds is not None)
-    command += [f"--recipe={settings.recipe}"] * (settings.recipe != RECIPES[0])
+    command += [f"--recipe={flags.recipe}"] * (flags.recipe != RECIPES[0])
     command += ["--smoke"] * flags.smoke + ["--data_dir=DATA_DIR"] * bool(flags.data_dir)
     del record["curves"]
     record["config"]["data"]["path"] = "DATA_DIR" if flags.data_dir else settings.data.path

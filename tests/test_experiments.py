@@ -18,7 +18,7 @@ from infoutil_jax.settings import METHODS
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = (
     "main_table", "cross_architecture", "large_ipc", "components", "noise", "attribution_methods", "coresets",
-    "teacher_control", "teacher_stage", "sensitivity", "transfer",
+    "teacher_control", "teacher_stage", "sensitivity", "transfer", "recommended",
 )  # fmt: skip
 FULL, SMOKE = (SimpleNamespace(smoke=smoke, data_dir="", seeds=0, hard_seeds=None) for smoke in (False, True))
 CELL = cells.Cell("one", "configs/digits_ipc1.py", {"crop.alpha": 1.0}, ("infoutil", "rded"), {"infoutil": "28.5±1.4"})

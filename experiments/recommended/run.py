@@ -33,13 +33,44 @@ SELECTIONS = {
     "whole images, herding": {"select.rule": "herding", **WHOLE},
 }
 CONTROLS = ("random_images", "random_crops", "rded")
+K_MEANS, LOWEST_LOSS = {"select.rule": "k_means", **WHOLE}, {"select.rule": "lowest_loss", **WHOLE}
+TILES = {  # images per class -> what differs, students by the modern recipe; F x F smaller images in one
+    1: {
+        "whole images, k-means": K_MEANS,
+        "2 x 2 whole images, k-means": {**K_MEANS, "compose.factor": 2},
+        "2 x 2 whole images, lowest loss": {**LOWEST_LOSS, "compose.factor": 2},
+        "2 x 2 Shapley crops, lowest loss": {**SELECTIONS["Shapley crops, lowest loss"], "compose.factor": 2},
+        "4 x 4 whole images, k-means": {**K_MEANS, "compose.factor": 4},
+        "2 x 2 whole images, k-means, converged labels": {
+            **K_MEANS, "compose.factor": 2, "label.teacher": "converged",
+        },
+        "2 x 2 whole images, k-means, 4000 epochs": {**K_MEANS, "compose.factor": 2, "evaluate.epochs": 4000},
+    },
+    10: {
+        "whole images, k-means": K_MEANS,
+        "whole images, lowest loss": LOWEST_LOSS,
+        "2 x 2 whole images, k-means": {**K_MEANS, "compose.factor": 2},
+        "whole images, k-means, converged labels": {**K_MEANS, "label.teacher": "converged"},
+    },
+}  # fmt: skip
 
 
 def search(name, changes, methods=("infoutil",), ipc=10):
     return Cell(f"search ipc {ipc}: {name}", f"configs/cifar10_ipc{ipc}.py", {**SPLIT, **changes}, methods, {})
 
 
-CELLS = [search("controls", {}, CONTROLS), *(search(name, changes) for name, changes in SELECTIONS.items())]
+def cells():
+    yield search("controls", {}, CONTROLS)
+    for name, changes in SELECTIONS.items():
+        yield search(name, changes)
+    for ipc, variants in TILES.items():
+        modern = {"recipe": "modern", "evaluate.test_every": 4000}
+        yield search("modern, controls", modern, ("infoutil", *CONTROLS), ipc)
+        for name, changes in variants.items():
+            yield search(f"modern, {name}", {**modern, **changes}, ipc=ipc)
+
+
+CELLS = list(cells())
 
 
 if __name__ == "__main__":
