@@ -2,6 +2,8 @@
 
 from setuptools import find_packages, setup
 
+RANGE_CODER = "constriction>=0.5.0"  # of distilled sets in few bits, docs/rate_utility.md
+
 setup(
     name="infoutil_jax",
     version="0.1.0",
@@ -29,7 +31,8 @@ setup(
         "Jinja2>=3.1.6",  # report.html, with escaping on
     ],
     extras_require={
-        "test": ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6.150"],  # xdist: the suite on two cores at once
+        "rate": [RANGE_CODER],
+        "test": ["pytest>=9", "pytest-xdist>=3.8", "hypothesis>=6.150", RANGE_CODER],  # xdist: two cores at once
         "parity": [  # oracles of the models, of the weights' layouts and of the record format
             "torch==2.13.0",
             "torchvision==0.28.0",

@@ -20,10 +20,10 @@ from configs import paper
 from configs.base import by_recipe
 
 
-def get_config(ipc=10, model=""):
-    c = paper.get_config("cifar10", "convnet3", ipc, model)
+def get_config(ipc=10, model="", name="cifar10"):
+    c = paper.get_config(name, "convnet3", ipc, model)
     c.data.source = "tfds"
-    c.data.name = "cifar10"
+    c.data.name = name
     c.data.mean = (0.4914, 0.4822, 0.4465)
     c.data.std = (0.2470, 0.2435, 0.2616)
     c.teacher.batch_size = 128

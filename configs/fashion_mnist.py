@@ -6,21 +6,11 @@
 As configs/cifar10.py, with the set's own mean and std; grey images of 28 px, resampled to 32. Never run by us.
 """
 
-from configs import paper
-from configs.base import by_recipe
+from configs import cifar10
 
 
 def get_config(ipc=10, model=""):
-    c = paper.get_config("fashion_mnist", "convnet3", ipc, model)
-    c.data.source = "tfds"
-    c.data.name = "fashion_mnist"
+    c = cifar10.get_config(ipc, model, name="fashion_mnist")
     c.data.mean = (0.286, 0.286, 0.286)
     c.data.std = (0.353, 0.353, 0.353)
-    c.teacher.batch_size = 128
-    c.teacher.learning_rate = 0.1
-    c.crop.window = 3
-    c.compose.factor = 1
-    c.evaluate.epochs = by_recipe(c, rded=300, modern=1000)
-    c.evaluate.batch_size = by_recipe(c, rded=0, modern=25)
-    c.evaluate.test_every = 20
     return c

@@ -38,8 +38,9 @@ DOORS = {  # library -> the only modules that may import it, at their top or ins
     "jinja2": {"report"},
     "google_crc32c": {"tfrecord"},
     "tqdm": {"progress"},
+    "constriction": {"rate.entropy"},
 }
-HEAVY = {"orbax", "tensorflow_datasets", "sklearn", "tqdm"}  # imported inside functions only
+HEAVY = {"orbax", "tensorflow_datasets", "sklearn", "tqdm", "constriction"}  # imported inside functions only
 FORBIDDEN = {"tensorflow", "torch", "torchvision", "pickle", "dill", "shelve", "yaml", "requests"}
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path

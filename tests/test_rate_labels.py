@@ -10,7 +10,7 @@ import pytest
 import scipy.stats
 
 from infoutil_jax.errors import ConfigError, CorruptArtifact, DataError
-from infoutil_jax.rate import labels
+from infoutil_jax.rate import entropy, labels
 from infoutil_jax.rate.labels import Settings
 
 TABLE = np.array([4, 8, 16, 32, 64, 128, 256, 512, 1024])  # scales in 1/64 of a symbol
@@ -197,6 +197,33 @@ def test_the_pair_of_classes_and_the_step_are_what_saves_bits():
     mixed = np.random.default_rng(0).permutation(classes)  # the same patches under classes that say nothing of them
     assert labels.estimate_bits(logits, mixed, Settings(0.25), CODER) > 1.15 * fine
     assert fine < 16 * n_symbols / 3
+
+
+# With the range coder
+
+
+def ideal_of_scale(symbols, means, scales):
+    law = scipy.stats.laplace(means / 64, 2 ** (scales / 8) / 64)
+    return float(-np.log2(law.cdf(symbols + 0.5) - law.cdf(symbols - 0.5)).sum())
+
+
+@pytest.mark.parametrize("top", [0, 2])
+@pytest.mark.parametrize("step", [0.01, 0.35, 2.0])
+def test_the_range_coder_loses_nothing(step, top):
+    logits, settings = make_logits(6), Settings(step, top)
+    data = labels.encode(logits, CLASSES, settings, entropy)
+    assert np.array_equal(labels.decode(data, CLASSES, entropy), there_and_back(logits, settings))
+
+
+@pytest.mark.parametrize("step, top", [(0.01, 0), (0.35, 0), (2.0, 0), (0.35, 2)])
+def test_the_range_coders_bytes_are_what_the_estimate_and_the_laws_say(step, top):
+    classes, settings = np.repeat(np.arange(6), 50), Settings(step, top)
+    logits = make_logits(7, classes)
+    written = 8 * len(labels.encode(logits, classes, settings, entropy))
+    estimate = labels.estimate_bits(logits, classes, settings, entropy)
+    assert -1 < written - estimate < 64 + 1e-3 * estimate
+    ideal = SimpleNamespace(bits=ideal_of_scale, scale_index=entropy.scale_index)
+    assert estimate == pytest.approx(labels.estimate_bits(logits, classes, settings, ideal), rel=5e-3)
 
 
 # What is refused

@@ -106,7 +106,7 @@ def of_shards(directory: Path, layout: records.Layout, shards: list[dict]) -> di
     n_values, n_classes = sum(shard["records"] for shard in shards) * layout.image_size**2 * 3, layout.n_classes
     bits = {part: per_class(size, n_classes) for part, size in parts.items()}
     total = {"total": per_class(sum(parts.values()), n_classes)}
-    return {"shard_bytes": parts, "bits_per_class": total | bits | _pixels(n_values, n_classes)}
+    return {"shard_bytes": parts, "bits_per_class": total | bits | pixels(n_values, n_classes)}
 
 
 def _all_files(directory: Path) -> list[Path]:
@@ -141,11 +141,11 @@ def _set_report(directory: Path, artifacts) -> dict:
         name = str(path.relative_to(directory))
         if name not in shards:
             parts[kinds.get(name, OTHER)] += path.stat().st_size
-    beside = _pixels(n_images * layout["image_size"] ** 2 * 3, n_classes)
+    beside = pixels(n_images * layout["image_size"] ** 2 * 3, n_classes)
     beside |= _minimal(parts["images"], n_images, layout["n_patches"], n_classes)
     beside |= _views(manifest, n_images, n_classes)
     beside |= _teacher(directory, manifest, artifacts)
-    return _report(manifest.get("method", layout["name"]), parts, n_images, n_classes, beside)
+    return of_parts(manifest.get("method", layout["name"]), parts, n_images, n_classes, beside)
 
 
 def _folder_report(directory: Path) -> dict:
@@ -157,7 +157,7 @@ def _folder_report(directory: Path) -> dict:
     parts = collections.Counter({"images": sum(path.stat().st_size for path in images)})
     parts[OTHER] = sum(path.stat().st_size for path in files) - parts["images"]
     n_classes = len({path.parent for path in images})
-    return _report(directory.name, parts, len(images), n_classes, _pixels(sum(map(_n_values, images)), n_classes))
+    return of_parts(directory.name, parts, len(images), n_classes, pixels(sum(map(_n_values, images)), n_classes))
 
 
 def _n_values(path: Path) -> int:
@@ -168,14 +168,16 @@ def _n_values(path: Path) -> int:
         raise DataError(f"{path}: no readable image ({error}); mend or remove it") from error
 
 
-def _report(name: str, parts, n_images: int, n_classes: int, beside: dict) -> dict:
+def of_parts(name: str, parts: dict, n_images: int, n_classes: int, beside: dict) -> dict:
+    """A report of sizes (bytes by part) and of lines beside them (bits per class by name)."""
     parts = {part: size for part, size in parts.items() if size}
     total = sum(parts.values())
     sizes = {"parts": parts, "bytes": total, "bits_per_class": per_class(total, n_classes)}
     return {"name": name, "classes": n_classes, "images": n_images, **sizes, "beside": beside}
 
 
-def _pixels(n_values: int, n_classes: int) -> dict[str, float]:
+def pixels(n_values: int, n_classes: int) -> dict[str, float]:
+    """Lines beside a set: its pixels as plain numbers, in bits per class."""
     return {
         f"pixels as {np.dtype(t)}": network_bits(n_values, n_classes, 8 * t().itemsize) for t in (np.float32, np.uint8)
     }

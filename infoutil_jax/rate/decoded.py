@@ -1,11 +1,16 @@
 """A distilled set whose images or labels went through a coder and back: students train on what was decoded."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 
+from infoutil_jax import records
 from infoutil_jax.errors import DataError
-from infoutil_jax.types import DistilledSet
+from infoutil_jax.rate import accounting, container
+from infoutil_jax.types import DistilledImage, DistilledSet
+
+_OF_THE_FILES = ("format", "layout", "metadata", "shards", "rate", records.SEAL)  # keys of a manifest
 
 
 def with_images(distilled: DistilledSet, images_u8) -> DistilledSet:
@@ -16,6 +21,33 @@ def with_images(distilled: DistilledSet, images_u8) -> DistilledSet:
 def with_logits(distilled: DistilledSet, patch_logits) -> DistilledSet:
     """The set with other soft labels, (N, k, K) float32 as before; DataError for another shape or dtype."""
     return _replace(distilled, patch_logits=patch_logits)
+
+
+def with_container(distilled: DistilledSet, data: bytes) -> DistilledSet:
+    """The set with the pixels of a container and, where it holds some, its soft labels. Raises CorruptArtifact for
+    damaged bytes, DataError for the container of another run or of other images."""
+    found = container.decode(data)
+    due = container.config_hash(distilled.manifest.get("config"))
+    if container.config_of(data) != due or not np.array_equal(found.labels, distilled.labels):
+        fault = "container: of another config or of other images"
+        raise DataError(f"{fault}; give the set that it was made of")
+    soft = {} if found.patch_logits is None else {"patch_logits": found.patch_logits}
+    return _replace(distilled, images_u8=found.images_u8, **soft)
+
+
+def write(distilled: DistilledSet, directory) -> None:
+    """The set as files that `records.load`, `verify` and every report take for any other set, a shard per class."""
+    manifest, directory = distilled.manifest, Path(directory)
+    classes, fields = np.unique(distilled.labels), manifest["layout"]
+    layout = records.Layout(**{**fields, "class_names": tuple(fields["class_names"]), "n_shards": len(classes)})
+    columns = {"image_u8": distilled.images_u8, "label": distilled.labels.tolist()}
+    columns |= {name: getattr(distilled, name) for name in DistilledImage._fields if name not in columns}
+    examples = [DistilledImage(*row) for row in zip(*(columns[n] for n in DistilledImage._fields), strict=True)]
+    rows = [np.flatnonzero(distilled.labels == c) for c in classes]
+    shards = [records.write_shard(directory, i, [examples[n] for n in at], layout) for i, at in enumerate(rows)]
+    own = {name: value for name, value in manifest.items() if name not in _OF_THE_FILES}
+    own |= {"decoded": manifest["shards"], "rate": accounting.of_shards(directory, layout, shards)}
+    records.finish(directory, layout, shards, own)
 
 
 def _replace(distilled, **arrays):

@@ -1,0 +1,149 @@
+"""From records to curves, and from curves to the comparisons that issue and README ask for. Accuracies are shares."""
+
+import math
+from typing import NamedTuple
+
+from experiments.rate_utility.points import COMMON_LABELS
+
+SMALLEST = 106_500  # bits per class of DD-RUO's smallest CIFAR-10 point
+FEWER = 170  # times fewer bits than float32 pixels, which is what DD-RUO claims
+NOMINAL = ("png sheets", "online")  # the set as the literature has it: exact pixels, a teacher that is not counted
+
+
+class At(NamedTuple):
+    """A place on a curve."""
+
+    bits: float
+    mean: float
+    error: float  # standard error of the mean
+    where: str  # the curve
+
+
+class Verdict(NamedTuple):
+    """One place against another at the same bits."""
+
+    ours: At
+    theirs: At
+
+    @property
+    def gain(self) -> float:
+        return self.ours.mean - self.theirs.mean
+
+    @property
+    def two_errors(self) -> float:
+        return 2 * math.hypot(self.ours.error, self.theirs.error)
+
+    @property
+    def holds(self) -> bool:
+        return self.gain > self.two_errors
+
+
+def at_point(record: dict, counted: bool) -> At:
+    """A measured point. One student has no standard error: infinite, so that nothing is concluded from it."""
+    seeds, point = record["top1"]["seeds"], record["point"]
+    error = record["top1"]["std"] / len(seeds) ** 0.5 if len(seeds) > 1 else math.inf
+    where = f"{point['coder']}, IPC {point['ipc']}"
+    return At(record["total" if counted else "without_labels"], record["top1"]["mean"], error, where)
+
+
+def curves(records: list[dict], counted: bool) -> dict[tuple, list[At]]:
+    """(method, IPC, coder) -> places by rising bits, of the points that share their labels."""
+    found = {}
+    for record in records:
+        point = record["point"]
+        if point["labels"] == COMMON_LABELS:
+            found.setdefault((point["method"], point["ipc"], point["coder"]), []).append(at_point(record, counted))
+    return {name: sorted(places) for name, places in found.items()}
+
+
+def is_codec(coder: str) -> bool:
+    return coder.startswith("codec")
+
+
+def at(curve: list[At], bits: float) -> At | None:
+    """What a curve has at so many bits: linear in the logarithm of the bits between two points; beyond the last point
+    that point, which costs less; None before the first."""
+    below = [place for place in curve if place.bits <= bits]
+    above = [place for place in curve if place.bits > bits]
+    if not below:
+        return None
+    if not above or below[-1].bits == bits:
+        return below[-1]._replace(bits=bits)
+    low, high = below[-1], above[0]
+    share = math.log(bits / low.bits) / math.log(high.bits / low.bits)
+    error = math.hypot((1 - share) * low.error, share * high.error)
+    return At(bits, (1 - share) * low.mean + share * high.mean, error, low.where)
+
+
+def best_at(of: list[list[At]], bits: float) -> At | None:
+    """The highest of several curves at so many bits."""
+    found = [place for curve in of if (place := at(curve, bits))]
+    return max(found, key=lambda place: place.mean, default=None)
+
+
+def fewest_bits(curve: list[At], accuracy: float) -> float | None:
+    """Where a curve first reaches an accuracy; None if it does not. Its first point is an upper bound."""
+    for low, high in zip([None, *curve], curve):
+        if high.mean >= accuracy:
+            if low is None:
+                return high.bits
+            share = (accuracy - low.mean) / (high.mean - low.mean)
+            return low.bits * (high.bits / low.bits) ** share
+    return None
+
+
+def _split(records, method: str, counted: bool):
+    """A method's curves of standard formats, and of the codec."""
+    found = {name: curve for name, curve in curves(records, counted).items() if name[0] == method}
+    standard = [curve for (_, _, coder), curve in found.items() if not is_codec(coder)]
+    return standard, [curve for (_, _, coder), curve in found.items() if is_codec(coder)]
+
+
+def against_formats(records: list[dict], method: str, counted: bool = True) -> list[Verdict]:
+    """Every point of the codec against the best standard format, of any IPC, at the same bits."""
+    standard, own = _split(records, method, counted)
+    pairs = [(place, best_at(standard, place.bits)) for curve in own for place in curve]
+    return [Verdict(ours, theirs) for ours, theirs in pairs if theirs]
+
+
+def at_their_bits(records: list[dict], method: str) -> Verdict | None:
+    """The first goal: the codec's best point within DD-RUO's smallest bits, labels counted, against the best that a
+    standard format has at those bits."""
+    standard, own = _split(records, method, True)
+    within = [place for curve in own for place in curve if place.bits <= SMALLEST]
+    theirs = best_at(standard, SMALLEST)
+    return Verdict(max(within, key=lambda place: place.mean), theirs) if within and theirs else None
+
+
+class Saving(NamedTuple):
+    """How many times fewer bits than float32 pixels reach the accuracy of a set."""
+
+    ipc: int
+    labels: str  # of the set that is matched
+    accuracy: float
+    nominal: float  # bits per class of its float32 pixels, labels not counted
+    bits: float | None  # the fewest, labels counted
+    where: str
+
+    @property
+    def times(self) -> float:
+        return self.nominal / self.bits if self.bits else 0.0
+
+
+def savings(records: list[dict], method: str) -> list[Saving]:
+    """The second goal, for each IPC, by the codec and by standard formats: at the accuracy with on-line labels, and at
+    that with the labels which the points share."""
+    coder, online = NOMINAL
+    references = [
+        r for r in records
+        if (r["point"]["method"], r["point"]["coder"]) == (method, coder)
+        and r["point"]["labels"] in (online, COMMON_LABELS)
+    ]  # fmt: skip
+    found = []
+    for record in references:
+        point, accuracy = record["point"], record["top1"]["mean"]
+        for kind, of in zip(("standard formats", "codec"), _split(records, method, True), strict=True):
+            reached = [(bits, c[0].where) for c in of if (bits := fewest_bits(c, accuracy))]
+            bits, where = min(reached, default=(None, kind))
+            found.append(Saving(point["ipc"], point["labels"], accuracy, record["float32_pixels"], bits, where))
+    return found

@@ -1,0 +1,89 @@
+"""A set through the latent codec: trained once for a point, kept as a container among the artifacts."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from infoutil_jax import store
+from infoutil_jax.rate import codec, container, fit, objectives, quantize
+from infoutil_jax.stages import teacher as teacher_stage
+
+VERSION = 1  # of how a container is made
+FIT = fit.Settings()  # lambdas are where steering begins, in units of mean squared error
+IMAGES = 10  # of a class in a step
+BITS_A_VALUE = 7  # of a network, measured: what is left of the rate is the latents'
+BESIDE_MSE = ("teacher_kl", "teacher_features")  # as much mse again keeps images natural where the teacher is blind
+DM_WIDTH, DM_REAL = 32, 64  # of random ConvNets, and real images a class: DD-RUO's 128 and 256 want a GPU
+NOISE = 0.05  # of pixels, where gradients are compared
+
+
+def code(bench, point, soft_labels: bytes):
+    """Bytes by part, and what the container decodes to (container.Decoded)."""
+    settings = codec.Settings(bench.settings.data.image_size, point.images.scope)
+    training = _training(bench, point, settings)
+    shards = [shard["sha256"] for shard in bench.distilled.manifest["shards"]]
+    made_from = [dataclasses.asdict(part) for part in (settings, training)]
+    labeller = bench.teacher.record[bench.settings.label.teacher]["sha256"]
+    name = store.fingerprint("container", VERSION, point.plain, made_from, shards, labeller)
+    path = bench.artifacts / "rate_utility" / f"{name}{container.SUFFIX}"
+    read = lambda path: (container.report(path)["parts"], container.decode(path.read_bytes()))
+    if not path.exists() or not (found := store.undamaged(read, path)):
+        store.write_bytes(path, _make(bench, point, settings, training, soft_labels))
+        found = read(path)
+    parts, through = found
+    header = parts["header"] + parts.get("hard labels", 0)
+    return {"images": parts["latents"], "networks": parts["networks"], "header": header}, through
+
+
+def _training(bench, point, settings: codec.Settings) -> fit.Settings:
+    """Steered to the point's rate, less what the networks take."""
+    n_classes = len(bench.dataset.class_names)
+    values = codec.n_values(settings)
+    networks = BITS_A_VALUE * (values["arm"] + values["synthesis"]) * codec.n_units(settings, n_classes) / n_classes
+    target = max(point.ipc * point.images.bits - networks, 1.0)
+    return dataclasses.replace(FIT, batch=min(point.ipc, IMAGES), target_bpc=target, **bench.training)
+
+
+def _make(bench, point, settings, training, soft_labels: bytes) -> bytes:
+    own = bench.distilled
+    utility = _utility(bench, point.images.utility)
+    params = fit.fit(settings, training, own.images_u8, own.labels, utility, bench.settings.seed).params
+    units, latents_UnL, _ = quantize.quantise(settings, params)
+    n_classes = len(bench.dataset.class_names)
+    return container.encode(units, latents_UnL, own.labels, n_classes, soft_labels, own.manifest["config"])
+
+
+def _utility(bench, name: str) -> objectives.Utility:
+    """What the codec is trained for, in units of mean squared error: its gradient is as long."""
+    images_u8 = bench.distilled.images_u8
+    mse = objectives.utility("mse", images_u8=images_u8)
+    if name == "mse":
+        return mse
+    own = objectives.utility(name, **_arguments(bench, name))
+    in_its_units = _gradient(bench, mse) / _gradient(bench, own), own
+    return objectives.weighted_sum(in_its_units, *[(1.0, mse)] * (name in BESIDE_MSE))
+
+
+def _arguments(bench, name: str) -> dict:
+    settings, dataset = bench.settings, bench.dataset
+    factor = round(bench.distilled.patch_logits.shape[1] ** 0.5)
+    shared = dict(students=settings.students, factor=factor, flip=settings.data.flip)
+    if name == "distribution_matching":
+        shape = (len(dataset.class_names), settings.data.mean, settings.data.std)
+        rows = [np.flatnonzero(dataset.train.labels == label) for label in range(len(dataset.class_names))]
+        network = teacher_stage.build_network("convnet3", min(DM_WIDTH, settings.evaluate.width or DM_WIDTH), *shape)
+        return shared | {"real": [dataset.train.images(r) for r in rows], "network": network, "per_class": DM_REAL}
+    variables = bench.teacher.variables(settings.label.teacher)
+    return shared | {"images_u8": bench.distilled.images_u8, "teacher": bench.teacher.network, "variables": variables}
+
+
+def _gradient(bench, utility: objectives.Utility) -> float:
+    """Length of the gradient by the pixels, at slightly noisy images."""
+    n, n_classes = len(bench.distilled.labels), len(bench.dataset.class_names)
+    first = np.arange(min(n // n_classes, IMAGES)) + n // n_classes * np.arange(n_classes)[:, None]
+    indices_B = first.reshape(-1).astype(np.int32)
+    noise = np.random.default_rng(0).normal(scale=NOISE, size=(len(indices_B), *bench.distilled.images_u8.shape[1:]))
+    images = np.clip(bench.distilled.images_u8[indices_B] / 255 + noise, 0, 1).astype(np.float32)
+    gradient = jax.jit(jax.grad(lambda images: utility(images, indices_B, jax.random.key(0))))(images)
+    return float(np.linalg.norm(np.asarray(gradient)))

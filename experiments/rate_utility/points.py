@@ -1,0 +1,91 @@
+"""The points of the curves: how a set's images are coded, and how its labels."""
+
+import dataclasses
+from dataclasses import dataclass
+
+from infoutil_jax.rate import image_codecs, labels
+
+QUALITIES = {"jpeg": (2, 5, 10, 20, 50, 90), "webp": (0, 5, 20, 60, 90), "avif": (5, 20, 45, 75, 90)}  # of sheets
+OF_FILES = {"jpeg": (10, 50), "webp": (5, 60), "avif": (45,)}  # headers rule here, and pixels hardly differ
+LABELS = {
+    "float16": "float16", "step 0.35": labels.Settings(0.35), "step 1": labels.Settings(1.0),
+    "step 1, top 3": labels.Settings(1.0, top=3), "step 1, top 1": labels.Settings(1.0, top=1), "online": "online",
+}  # fmt: skip
+COMMON_LABELS = "step 1"  # of all points whose images differ
+UTILITIES = ("mse", "teacher_kl", "teacher_features", "distribution_matching")
+RATES = (280, 600, 1200, 2050)  # bits an image, the last is DD-RUO's smallest CIFAR-10 point at IPC 50
+SMALL = 10  # below this IPC networks outweigh the latents: one unit for the set, and four times the bits an image
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The codec of rate/, steered to a rate."""
+
+    utility: str  # one of UTILITIES
+    bits: int  # of images and networks together, per image
+    scope: str  # who shares networks: class | dataset
+
+
+@dataclass(frozen=True)
+class Point:
+    method: str
+    ipc: int
+    images: image_codecs.Settings | Latents
+    labels: str  # one of LABELS
+
+    @property
+    def coder(self) -> str:
+        """What the curve that this point is on is called."""
+        if isinstance(self.images, Latents):
+            return f"codec, {self.images.utility}"
+        return f"{self.images.format} {'sheets' if self.images.sheets else 'files'}"
+
+    @property
+    def name(self) -> str:
+        images = self.images
+        how = f"{images.bits} bits an image" if isinstance(images, Latents) else _quality(images)
+        return f"{self.method} ipc {self.ipc}: {self.coder}, {how}; labels {self.labels}"
+
+    @property
+    def plain(self) -> dict:
+        """As JSON keeps it."""
+        return dataclasses.asdict(self) | {"coder": self.coder}
+
+
+def _quality(images) -> str:
+    return "lossless" if images.quality is None else f"quality {images.quality}"
+
+
+def all_points(methods, ipcs, n_classes: int) -> list[Point]:
+    """Labels first, as the images' points depend on what they show; then standard formats; then the codec."""
+    found = []
+    for ipc in ipcs:
+        for method in methods:
+            exact = image_codecs.Settings("png", sheets=True)
+            found += [Point(method, ipc, exact, name) for name in LABELS if _possible(name, n_classes)]
+            found += [Point(method, ipc, images, COMMON_LABELS) for images in _standard() if images != exact]
+            found += [Point(method, ipc, latents, COMMON_LABELS) for latents in _latents(ipc)]
+    return found
+
+
+def _possible(name: str, n_classes: int) -> bool:
+    """A stream of the largest logits needs a rest to leave out."""
+    return getattr(LABELS[name], "top", 0) <= n_classes - 2
+
+
+def _standard():
+    for sheets in (True, False):
+        yield from (image_codecs.Settings(format_, sheets=sheets) for format_ in image_codecs.LOSSLESS)
+        for format_, qualities in (QUALITIES if sheets else OF_FILES).items():
+            yield from (image_codecs.Settings(format_, quality, sheets) for quality in qualities)
+
+
+def _latents(ipc: int):
+    scope, times = ("dataset", 4) if ipc < SMALL else ("class", 1)
+    for utility in UTILITIES:
+        yield from (Latents(utility, times * rate, scope) for rate in RATES)
+
+
+def at_toy_size(points: list[Point]) -> list[Point]:
+    """Of every curve the first point, for --smoke."""
+    return list({(p.method, p.ipc, p.coder, p.labels): p for p in reversed(points)}.values())[::-1]
