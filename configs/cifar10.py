@@ -33,6 +33,6 @@ def get_config(ipc=10, model="", name="cifar10"):
     c.evaluate.epochs = by_recipe(c, rded=300, modern=1000)
     c.evaluate.batch_size = by_recipe(c, rded=0, modern=25)
     c.evaluate.augment = by_recipe(c, rded="none", infoutil="autoaugment_cifar10", modern="randaugment")
-    c.evaluate.test_every = 20
+    c.evaluate.test_every = by_recipe(c, rded=20, modern=50)  # three or four tests of 10,000 images
     c.evaluate.hard_seeds = 3 if c.ipc < 10 else 1
     return c
