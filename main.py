@@ -2,7 +2,7 @@
 
 python main.py --config=configs/cifar10_ipc10.py [--config.key=value ...]   a run, or the rest of an interrupted one
 python main.py join --config=... --workdir=DIR    puts together what runs with --shard=i/n did in DIR
-python main.py rate DIR      bits per class of a distilled set, a run's sets or a folder of CLASS/IMAGE files, by part
+python main.py rate DIR      bits per class of a distilled set, a run's sets, CLASS/IMAGE files or a FILE.iuc, by part
 python main.py verify DIR    checks every byte of a distilled set, a workdir or a folder of artifacts
 
 Without flags it distils scikit-learn's scanned digits into ten images, in minutes on a CPU. A config that is a .py file
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from infoutil_jax import config, guard
+from infoutil_jax import config, guard, progress
 from infoutil_jax.errors import ConfigError, InfoUtilError
 
 DEFAULT = str(Path(__file__).parent / "configs" / "digits_ipc1.py")
@@ -70,7 +70,7 @@ def main(argv) -> int:
 def act(command: str = "", directory: str = "") -> int:
     """The command's exit code. Imports JAX only here: --help answers at once."""
     settings = None if command in ("rate", "verify") else config.resolve(CONFIG.value)
-    from infoutil_jax import compilation, parallel, pipeline, plan, processes, progress
+    from infoutil_jax import compilation, parallel, pipeline, plan, processes
 
     progress.restart(strict=STRICT.value)
     if command == "verify":
@@ -78,9 +78,10 @@ def act(command: str = "", directory: str = "") -> int:
 
         return verify.run(Path(directory))
     if command == "rate":
-        from infoutil_jax.rate import accounting
+        from infoutil_jax.rate import accounting, container
 
-        return accounting.show(directory, ARTIFACTS.value)
+        file = Path(directory).is_file()
+        return container.show(directory) if file else accounting.show(directory, ARTIFACTS.value)
     part = processes.parse_part(SHARD.value) if SHARD.value else processes.WHOLE
     processes.start(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     if ACCELERATOR.value:
@@ -99,10 +100,10 @@ def run(argv) -> int:
     code = main(argv)
     if code:
         sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     return code
 
 
 if __name__ == "__main__":
-    app.run(run, flags_parser=parse)
+    with progress.readers_may_leave():
+        app.run(run, flags_parser=parse)

@@ -1,6 +1,7 @@
 """Checkpoints: Orbax writes them, our own SHA-256 tells whether they are still what was written."""
 
 import hashlib
+import os
 import shutil
 import time
 from pathlib import Path
@@ -41,6 +42,10 @@ class Checkpoints:
     def _hash_file(self, step: int) -> Path:
         return self.directory / f"{step}.sha256"
 
+    def _place(self, step: int) -> bytes:
+        """What a step is valid for: its number and the two folders above, one of which is a fingerprint."""
+        return os.fsencode("/".join(self._folder(step).parts[-3:]))
+
     def steps(self) -> list[int]:
         """Steps whose save was completed, oldest first."""
         steps = (int(path.stem) for path in self.directory.glob("*.sha256") if path.stem.isdecimal())
@@ -54,15 +59,16 @@ class Checkpoints:
         ocp, orbax = _orbax()
         try:
             self._remove_unfinished()
-            self._folder(step).mkdir(parents=True)
+            durable.make_folder(self._folder(step))
             orbax.save(self._folder(step) / "default", args=ocp.args.StandardSave(tree))
+            durable.sync_below(self._folder(step))
         except Exception as error:  # on a full disk a ValueError
             shutil.rmtree(self._folder(step), ignore_errors=True)
             reason = error if isinstance(error, OSError) else OSError(_one_line(error))
             needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
             raise durable.cannot_write(self._folder(step), reason, needed) from error
         lines = [store.tree_hash(tree), *(f"{digest}  {name}" for name, digest in _hashes(self._folder(step)).items())]
-        store.write_bytes(self._hash_file(step), "\n".join([*lines, _sha256_of_lines(lines)]).encode())
+        store.write_bytes(self._hash_file(step), "\n".join([*lines, _sha256_of(lines, self._place(step))]).encode())
         if self._keep:
             for old in [other for other in self.steps() if other <= step][: -self._keep]:
                 self._hash_file(old).unlink()
@@ -106,8 +112,8 @@ class Checkpoints:
         *lines, last = self._hash_file(step).read_text().split("\n")
         if not lines:
             return last, {}
-        if last != _sha256_of_lines(lines):
-            raise ValueError("not what was written")
+        if last not in (_sha256_of(lines, self._place(step)), _sha256_of(lines)):  # earlier versions: without place
+            raise ValueError("not what was written here")
         return lines[0], {name: digest for digest, name in (line.split("  ", 1) for line in lines[1:])}
 
     def get(self, step: int, like):
@@ -160,8 +166,8 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def _sha256_of_lines(lines: list[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _sha256_of(lines: list[str], place: bytes = b"") -> str:
+    return hashlib.sha256("\n".join(lines).encode() + place).hexdigest()
 
 
 def _one_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from infoutil_jax import records, store, tfrecord
 from infoutil_jax.clock import CLOCK
 from infoutil_jax.errors import DataError
 from infoutil_jax.keys import generator
+from infoutil_jax.progress import warn
 from infoutil_jax.settings import Config
 from infoutil_jax.stages import attribute, compose, crop, label, score, select
 from infoutil_jax.stages.teacher import Teacher
@@ -101,6 +102,13 @@ def attribution_of(method: Method, candidates: Candidates) -> attribute.Attribut
     return store.cached(attribution_file(method, candidates.label), attribute.Attribution, compute)
 
 
+def _warn_of_flat(attribution: attribute.Attribution, where: str) -> None:
+    """Where every patch of an image is worth the same, to rounding, chance alone places its crops."""
+    flat_M = np.ptp(attribution.phi, axis=(1, 2)) <= 1e-6 * np.abs(attribution.full)
+    if flat_M.mean() > select.TIES:
+        warn(f"attribute: {where}: in {flat_M.sum()} of {len(flat_M)} images all patches are worth the same")
+
+
 @CLOCK.stage("crop")
 def cut(method: Method, candidates: Candidates, phi_MGG) -> tuple[crop.Crops, np.ndarray]:
     """Boxes and pixels (M, R, h, h, 3) uint8 of a class's crops; `phi_MGG` is None for rules that do not look at it."""
@@ -174,7 +182,11 @@ def _logits(method: Method, tiles_u8) -> np.ndarray:
 
 def distil_class(method: Method, candidates: Candidates, where: str) -> list[DistilledImage]:
     """The ipc records of one class, best rank first."""
-    phi_MGG = attribution_of(method, candidates).phi if method.config.crop.rule == "shapley" else None
+    phi_MGG = None
+    if method.config.crop.rule == "shapley":
+        attribution = attribution_of(method, candidates)
+        _warn_of_flat(attribution, where)
+        phi_MGG = attribution.phi
     crops, crops_u8 = cut(method, candidates, phi_MGG)
     scores = scores_of(method, candidates, crops, crops_u8)
     rows_Ik2 = _select(method, candidates, crops, scores, where)
@@ -223,5 +235,5 @@ def write_class(method: Method, output: Output, candidates: Candidates) -> dict:
     examples = distil_class(method, candidates, where=f"class {layout.class_names[label]}")
     with CLOCK.stage("write"):
         line = records.write_shard(output.directory, label, examples, layout)
-        store.write_json(output.lines / f"{label}.json", line)
+        store.write_json(output.lines / f"{label}.json", line, artifact=True)
     return line

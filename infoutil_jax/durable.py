@@ -29,7 +29,7 @@ def write(path: Path, chunks: Iterable[bytes]) -> None:
     path, chunks = Path(path), list(chunks)
     crash_point("before", path)
     try:
-        _make_folder(path.parent)
+        make_folder(path.parent)
         with _alone(path.with_name(TEMPORARY + path.name)) as file:
             file.writelines(chunks)
             file.flush()
@@ -72,9 +72,10 @@ def is_at(file, path: Path) -> bool:
         return False
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
+    """A folder, and those above it, that survive a power cut."""
     if not path.is_dir():
-        _make_folder(path.parent)
+        make_folder(path.parent)
         path.mkdir(exist_ok=True)
         sync(path.parent)
 
@@ -86,6 +87,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_below(folder: Path) -> None:
+    """`sync` of all files and folders in a folder that another library wrote, and of it."""
+    for path in [*Path(folder).rglob("*"), folder]:
+        sync(path)
 
 
 def cannot_write(path: Path, error: OSError, needed: int | None = None) -> EnvironmentFault:

@@ -263,18 +263,26 @@ def machine_faults():
     """What the machine lacks or refuses, as an EnvironmentFault with the way out; other errors pass."""
     try:
         yield
+    except BrokenPipeError:  # nobody reads on; nothing is wrong with the machine
+        raise
     except OSError as error:
         raise EnvironmentFault(f"{error}; check space and permissions, or choose another --workdir.") from error
     except MemoryError as error:
-        raise EnvironmentFault(f"out of memory ({_first_line(error)}); lower one of {MEMORY}.") from error
-    except RuntimeError as error:  # XLA's are
-        if "RESOURCE_EXHAUSTED" in str(error):
-            raise EnvironmentFault(f"out of device memory ({_first_line(error)}); lower one of {MEMORY}.") from error
+        raise EnvironmentFault(f"out of memory ({first_line(error)}); lower one of {MEMORY}.") from error
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise EnvironmentFault(f"out of device memory ({first_line(error)}); lower one of {MEMORY}.") from error
         if "Unable to initialize backend" in str(error):
             way_out = "install that backend, or set JAX_PLATFORMS=cpu"
-            raise EnvironmentFault(f"{_first_line(error)}; {way_out}.") from error
+            raise EnvironmentFault(f"{first_line(error)}; {way_out}.") from error
         raise
 
 
-def _first_line(error) -> str:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether XLA, whose errors are of one type, had no memory for a program or its compilation."""
+    return "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+
+
+def first_line(error) -> str:
+    """An error's text for a message, cut."""
     return str(error).strip().split("\n")[0].rstrip(".")[:300] or type(error).__name__

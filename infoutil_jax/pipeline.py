@@ -38,6 +38,8 @@ from infoutil_jax.stages import teacher as teacher_stage
 
 RUNS = "runs"  # where a run without a workdir gets one
 RECORD = "config.json"  # what makes a folder a run
+DATA = "data.json"  # the images it sees
+LISTED = 10  # differences that a message names
 
 
 @guard.signals()
@@ -108,6 +110,7 @@ def _owning(config: Config, dataset, workdir: Path, part: processes.Part):
     def admit():
         _require_same_run(config, workdir)
         store.write_json(workdir / RECORD, results.plain(config))
+        _require_same_data(dataset, workdir / DATA)
         if not sets.finished(config, workdir):
             provenance.enter(workdir, str(part))
 
@@ -170,6 +173,21 @@ def _require_same_run(config: Config, path: Path) -> None:
         raise ConfigError(f"{path} is not empty and holds no run (no {RECORD}); choose another --workdir.")
 
 
+def _require_same_data(dataset, path: Path) -> None:
+    """Raises ConfigError unless `dataset` is that of the run's start, recorded at `path`; lists what differs."""
+    counts = [np.bincount(s.labels, minlength=len(dataset.class_names)).tolist() for s in (dataset.train, dataset.val)]
+    classes = zip(dataset.class_names, range(len(dataset.class_names)), *counts)
+    of_class = {name: {"label": label, "train": train, "val": val} for name, label, train, val in classes}
+    now = {"name": dataset.name, "content_id": dataset.content_id, "classes": of_class}
+    before = store.undamaged(store.read_json, path)
+    if before is None:
+        store.write_json(path, now)
+    elif changed := results.differences(before, now):
+        more = f"; and {len(changed) - LISTED} more" if len(changed) > LISTED else ""
+        way_out = "restore the data, or use another --workdir"
+        raise ConfigError(f"{path.parent} holds a run on other data: {'; '.join(changed[:LISTED])}{more}; {way_out}.")
+
+
 def _bytes_to_write(config: Config, dataset, workdir: str) -> int:
     """The plan's estimate of all distilled sets, less what is there."""
     n_classes = len(dataset.class_names)
@@ -204,7 +222,7 @@ def evaluate_sets(config: Config, dataset, teacher, directories: dict[str, Path]
     curves = {name: {labels: [] for labels in columns} for name in directories}
     for name, directory in directories.items():
         records.verify(directory)
-        distilled = records.load(directory)
+        distilled = records.load(directory, with_logits=settings.labels == "stored")
         for labels, n_seeds in columns.items():
             for i in range(n_seeds):
                 label = f"{name}, {labels} labels, seed {i}"

@@ -1,5 +1,8 @@
 """Progress with rate and time left: a bar on a terminal, a plain line now and then elsewhere."""
 
+import contextlib
+import os
+import signal
 import sys
 import time
 from types import SimpleNamespace
@@ -14,6 +17,18 @@ _warnings = SimpleNamespace(strict=False, count=0)  # of the run in this process
 def say(text: str) -> None:
     """A line for whoever watches, on stdout, at once."""
     print(text, flush=True)
+
+
+@contextlib.contextmanager
+def readers_may_leave():
+    """Where nobody reads what is printed any more (`| head`), the process ends without a word, as by SIGPIPE."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(128 + signal.SIGPIPE)
 
 
 def restart(*, strict: bool = False) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from infoutil_jax import durable, tfrecord
 from infoutil_jax.errors import ConfigError, CorruptArtifact, DataError
-from infoutil_jax.examples import SPLIT, Layout, decode_example, encode_example, implausible
+from infoutil_jax.examples import SPLIT, Layout, decode_example, encode_example, hits, implausible
 from infoutil_jax.types import DistilledImage, DistilledSet
 
 FORMAT = 2  # 1: the manifest holds no SHA-256 of itself; such sets are still read, and never rewritten
@@ -28,7 +28,9 @@ _OWN_KEYS = ("format", "layout", "metadata", "shards", SEAL)  # of the manifest;
 
 
 def write_shard(directory: str | PathLike, index: int, examples: Sequence[DistilledImage], layout: Layout) -> dict:
-    """Writes shard `index` of a set whole or not at all -> {"file", "records", "bytes", "sha256"}, for `finish`.
+    """Writes shard `index` of a set whole or not at all -> {"file", "records", "bytes", "sha256", "hits"} for `finish`.
+
+    "hits" are the patches whose largest logit is that of their class; shards of earlier versions have none.
 
     A shard already there is left alone when it has the same content; DataError is raised when it has another. Raises
     DataError or NumericError naming record and field for an example that does not fit `layout`.
@@ -41,8 +43,8 @@ def write_shard(directory: str | PathLike, index: int, examples: Sequence[Distil
         layout.check(example, f"{path}: record {number}")
     path.parent.mkdir(parents=True, exist_ok=True)
     tfrecord.write_once(path, (tfrecord.frame(encode_example(example)) for example in examples))
-    n_bytes = path.stat().st_size
-    return {"file": path.name, "records": len(examples), "bytes": n_bytes, "sha256": tfrecord.sha256(path)}
+    line = {"file": path.name, "records": len(examples), "bytes": path.stat().st_size, "sha256": tfrecord.sha256(path)}
+    return line | {"hits": sum(map(hits, examples))}
 
 
 def finish(directory: str | PathLike, layout: Layout, shards: Sequence[dict], manifest: dict) -> None:
@@ -147,13 +149,24 @@ def _read_shard(path, n_records, layout) -> Iterator[DistilledImage]:
     tfrecord.check_count(path, n_read, n_records)
 
 
-def load(directory: str | PathLike) -> DistilledSet:
-    """A whole set in memory, read and checked as by `read`."""
-    images = list(read(directory))
-    columns = dict(zip(DistilledImage._fields, zip(*images), strict=True))
-    ids, labels = columns.pop("patch_ids"), np.array(columns.pop("label"), np.int32)
-    arrays = {"images_u8" if name == "image_u8" else name: np.stack(column) for name, column in columns.items()}
-    return DistilledSet(labels=labels, patch_ids=ids, manifest=read_manifest(directory), **arrays)
+def load(directory: str | PathLike, *, with_logits: bool = True) -> DistilledSet:
+    """A whole set in memory, read and checked as by `read`. Without logits, whose size grows with the square of the
+    number of classes, `patch_logits` keeps its shape, holds NaN and takes no memory."""
+    manifest = read_manifest(directory)
+    layout, n = _layout(manifest), sum(shard["records"] for shard in manifest["shards"])
+    shapes = {"image_u8": ((layout.image_size, layout.image_size, 3), np.uint8), "label": ((), np.int32)}
+    shapes |= layout.patch_arrays
+    kept = [name for name in shapes if with_logits or name != "patch_logits"]
+    arrays = {name: np.empty((n, *shapes[name][0]), shapes[name][1]) for name in kept}
+    ids = []
+    for row, example in enumerate(read(directory)):
+        ids.append(example.patch_ids)
+        for name in kept if row < n else ():  # `read` raises at the end of a shard with too many records
+            arrays[name][row] = getattr(example, name)
+    if not with_logits:
+        arrays["patch_logits"] = np.broadcast_to(np.float32(np.nan), (n, *shapes["patch_logits"][0]))
+    images_u8, labels = arrays.pop("image_u8"), arrays.pop("label")
+    return DistilledSet(images_u8=images_u8, labels=labels, patch_ids=tuple(ids), manifest=manifest, **arrays)
 
 
 def verify(directory: str | PathLike) -> None:
@@ -184,8 +197,24 @@ def faults(directory: str | PathLike, look=lambda path, number, example: None) -
         if line["file"] not in missing:
             path = directory / line["file"]
             label = index if layout.n_shards == layout.n_classes else None  # a run writes one shard a class
-            content = functools.partial(_content_faults, path, layout, label, look)
-            yield from shard_faults(path, line, owners, content)
+            yield from _labelled_faults(path, line, owners, layout, label, look)
+
+
+def _labelled_faults(path, line, owners, layout, label, look) -> Iterator[tfrecord.Fault]:
+    """Those of a shard, and where it has none, other soft labels than were written."""
+    n_hits, found = 0, False
+
+    def look_and_count(path, number, example):
+        nonlocal n_hits
+        n_hits += hits(example)
+        look(path, number, example)
+
+    content = functools.partial(_content_faults, path, layout, label, look_and_count)
+    for fault in shard_faults(path, line, owners, content):
+        found = True
+        yield fault
+    if not found and n_hits != (written := line.get("hits", n_hits)):
+        yield tfrecord.Fault(path, f"soft labels: {n_hits} have their maximum at the class, {written} when written")
 
 
 def shard_faults(path: Path, line: dict, owners: dict[str, str], content=lambda record: ()) -> Iterator[tfrecord.Fault]:

@@ -179,8 +179,9 @@ def publish(
     """
     columns, body = rows(config, teacher, table)
     times = timing_rows(timing)
-    sets = {name: records.load(directory) for name, directory in directories.items()}
     main = next(iter(directories))
+    mapped = next((name for name in directories if for_method(config, name).crop.rule == "shapley"), main)
+    sets = {name: records.load(directories[name], with_logits=False) for name in dict.fromkeys((main, mapped))}
     results = {
         "command": " ".join(["python", *sys.argv]), "config": plain(config), "environment": environment,
         "teacher": teacher.record, "methods": summarise(table), "curves": table.curves,

@@ -5,6 +5,7 @@ import hashlib
 import io
 import itertools
 import json
+import os
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from infoutil_jax import durable
 from infoutil_jax.errors import CorruptArtifact, EnvironmentFault
 from infoutil_jax.progress import warn
 
-_CHANGED = "SHA-256 does not match what was written"
+_CHANGED = "SHA-256 does not match what was written here"
 _MEND = "restore it from a copy, or delete it to have it made again"
 
 
@@ -34,22 +35,29 @@ def write_plain_json(path: Path, value) -> None:
     write_bytes(path, json.dumps(value, indent=1, sort_keys=True).encode())
 
 
-def write_json(path: Path, value) -> None:
-    """JSON that a later stage or run reads, sealed: {"content": value, "sha256": of the canonical JSON of value}."""
-    write_bytes(path, _sealed(json.loads(json.dumps(value))))
+def place(path: Path) -> bytes:
+    """An artifact's folder and name, one of which is its fingerprint; those above may be moved."""
+    return os.fsencode("/".join(Path(path).absolute().parts[-2:]))
 
 
-def _sealed(content) -> bytes:
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def write_json(path: Path, value, *, artifact: bool = False) -> None:
+    """JSON that a later stage or run reads, sealed: {"content": value, "sha256": of the canonical JSON of value}, and
+    of its `place` where it is an `artifact`, which is valid nowhere else."""
+    write_bytes(path, _sealed(json.loads(json.dumps(value)), place(path) if artifact else b""))
+
+
+def _sealed(content, of: bytes = b"") -> bytes:
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode() + of).hexdigest()
     return json.dumps({"content": content, "sha256": digest}, indent=1, sort_keys=True).encode()
 
 
 def read_json(path: Path, *, mend: str = _MEND):
-    """What `write_json` wrote. Raises CorruptArtifact, with `mend` as the way out, when any byte of it is another."""
+    """What `write_json` wrote. Raises CorruptArtifact, with `mend` as the way out, when any byte of it is another, or
+    when it is an artifact of another place."""
     data = Path(path).read_bytes()
     try:
         content = json.loads(data)["content"]
-        whole = _sealed(content) == data
+        whole = data in (_sealed(content), _sealed(content, place(path)))
     except (ValueError, TypeError, KeyError, RecursionError):
         whole = False
     if not whole:
@@ -58,21 +66,22 @@ def read_json(path: Path, *, mend: str = _MEND):
 
 
 def save_arrays(path: Path, arrays: dict) -> None:
-    """An .npz of arrays followed by its SHA-256 (32 bytes)."""
+    """An artifact: an .npz of arrays followed by the SHA-256 (32 bytes) of it and its `place`."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     data = buffer.getvalue()
-    write_bytes(path, data + hashlib.sha256(data).digest())
+    write_bytes(path, data + hashlib.sha256(data + place(path)).digest())
 
 
 def load_arrays(path: Path) -> dict | None:
-    """The arrays, None when there is no such file; raises CorruptArtifact when its SHA-256 does not fit."""
+    """The arrays, None when there is no such file; raises CorruptArtifact when its SHA-256 does not fit. That of files
+    of earlier versions is without the place."""
     path = Path(path)
     if not path.exists():
         return None
     content = path.read_bytes()
     data, digest = content[:-32], content[-32:]
-    if hashlib.sha256(data).digest() != digest:
+    if digest not in (hashlib.sha256(data + of).digest() for of in (place(path), b"")):
         raise CorruptArtifact(f"{path}: {_CHANGED}; {_MEND}.")
     with np.load(io.BytesIO(data)) as arrays:
         return dict(arrays)
@@ -110,7 +119,7 @@ def cached(path: Path, record, compute):
 def cached_json(path: Path, compute):
     """The value sealed at `path`; without a whole file compute() gives it and it is saved."""
     if undamaged(read_json, path) is None:
-        write_json(path, compute())
+        write_json(path, compute(), artifact=True)
     return read_json(path)
 
 

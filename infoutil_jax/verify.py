@@ -13,7 +13,7 @@ from infoutil_jax import records, results, store, tfrecord
 from infoutil_jax.checkpoints import Checkpoints
 from infoutil_jax.errors import CorruptArtifact, DataError
 from infoutil_jax.findings import Group, entries, plural, printable, unreadable
-from infoutil_jax.pipeline import RECORD
+from infoutil_jax.pipeline import DATA, RECORD
 from infoutil_jax.progress import say
 from infoutil_jax.provenance import HISTORY
 from infoutil_jax.settings import METHODS
@@ -68,7 +68,7 @@ def _workdir(path: Path) -> Iterator[Group]:
     config = _config(path, own)
     known = {RECORD, "distilled", "controls", "shards", "artifacts"}
     for entry in entries(path, own):
-        if entry.match("timing*.json") or entry.name == HISTORY:
+        if entry.match("timing*.json") or entry.name in (DATA, HISTORY):
             own.read(entry)
         elif entry.name in FOR_PEOPLE:
             own.notes.append(f"{entry}: for people, not checked")
@@ -185,6 +185,10 @@ def _foreign_origin(manifest: dict, workdir: Path, method: str) -> Iterator[str]
     due = {section: config[section] | fields for section, fields in METHODS[manifest["method"]].items()}
     for difference in results.differences(config | due, manifest["config"]):
         yield f"of another run than {workdir / RECORD}: {difference}"
+    data = Group("", "").read(workdir / DATA) if (workdir / DATA).exists() else None
+    made_of = manifest.get("data", {}).get("content_id")
+    if data and data["content_id"] != made_of:
+        yield f"of other images than {workdir / DATA}: content {made_of}, not {data['content_id']}"
     for which, teacher in manifest["teacher"].items():
         if which in ("early", "converged") and "epoch" in teacher:  # others come from files outside
             paths = workdir.glob(f"artifacts/teacher/*/snapshots/{teacher['epoch']}.sha256")

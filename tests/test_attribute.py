@@ -90,6 +90,27 @@ def test_a_broken_network_is_named_with_its_class(convnet):
         run(settings(), network, broken)
 
 
+class Hungry(OneCorner):
+    """Has memory for batches of four."""
+
+    @nn.compact
+    def __call__(self, images_norm, *, train: bool):
+        if len(images_norm) > 4:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+        return super().__call__(images_norm, train=train)
+
+
+def test_where_memory_runs_out_the_micro_batch_is_halved(capsys):
+    plain, hungry = (train.Network(model, MEAN, STD) for model in (OneCorner(), Hungry()))
+    variables, large = models.initialize(plain.model, jax.random.key(1), SIDE), settings(micro_batch=16)
+    for one, other in zip(run(large, plain, variables), run(large, hungry, variables)):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(" (")[0] for line in told] == [
+        f"warning: attribute: out of memory with batches of {size}" for size in (16, 8)
+    ]
+
+
 @pytest.mark.parametrize("change", [{"baseline": "black"}, {"grid": 1}, {"budget": 15}, {"budget": 2**26, "grid": 5}, {"micro_batch": -1}, {"precision": "half"}])
 def test_impossible_settings_are_refused(change):
     with pytest.raises(ConfigError, match=f"attribute.{next(iter(change))}"):

@@ -1,15 +1,17 @@
 """Checkpoints: what comes back is what was saved, bit for bit; damage is seen, and the save before it used."""
 
 import errno
+import hashlib
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from infoutil_jax import checkpoints, store
+from infoutil_jax import checkpoints, durable, store
 from infoutil_jax.checkpoints import Checkpoints, Saves
 from infoutil_jax.errors import CorruptArtifact, EnvironmentFault
 
@@ -21,7 +23,7 @@ def big_tree(seed):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("written")
+    directory = tmp_path_factory.mktemp("written") / "f" / "c"
     for step in (1, 2):
         Checkpoints(directory).save(step, big_tree(step))
     return directory
@@ -30,8 +32,7 @@ def written(tmp_path_factory):
 @pytest.fixture
 def directory(written, tmp_path):
     """Steps 1 and 2, to be harmed."""
-    shutil.copytree(written, tmp_path / "c")
-    return tmp_path / "c"
+    return shutil.copytree(written, tmp_path / "f" / "c")
 
 
 def files_of(directory, step):
@@ -246,6 +247,30 @@ def test_a_full_disk_is_an_environment_fault_and_what_was_there_stays(directory,
     with pytest.raises(EnvironmentFault, match=r"/c/3: cannot be written \(.*No space left.*free the space"):
         Checkpoints(directory, keep=2).save(3, big_tree(3))
     assert Checkpoints(directory).steps() == [1, 2] and not (directory / "3").exists()
+
+
+def test_a_step_is_valid_in_its_own_place_only_unless_an_earlier_version_wrote_it(directory, tmp_path):
+    for other in (tmp_path / "g" / "c", tmp_path / "f" / "d"):
+        shutil.copytree(directory, other)
+        assert Checkpoints(other).faults(1) == ["1.sha256: ValueError: not what was written here"]
+        with pytest.raises(CorruptArtifact, match="/c/1: not the check|/d/1: not the check"):
+            Checkpoints(other).restore(1, big_tree(0))
+    for name in ("1", "1.sha256"):
+        (directory / name).rename(directory / name.replace("1", "7"))
+    assert Checkpoints(directory).faults(7)
+    *lines, _ = (directory / "7.sha256").read_text().split("\n")
+    (directory / "7.sha256").write_text("\n".join([*lines, hashlib.sha256("\n".join(lines).encode()).hexdigest()]))
+    assert Checkpoints(directory).faults(7) == []
+
+
+def test_every_file_of_a_save_and_every_folder_is_on_the_disk_before_its_hashes(tmp_path, monkeypatch):
+    synced, at_hashes = set(), []
+    sync, write = durable.sync, store.write_bytes
+    monkeypatch.setattr(durable, "sync", lambda path: synced.add(Path(path)) or sync(path))
+    monkeypatch.setattr(store, "write_bytes", lambda path, data: at_hashes.append(set(synced)) or write(path, data))
+    Checkpoints(tmp_path / "f" / "c").save(1, big_tree(1))
+    written = {path for path in (tmp_path / "f").rglob("*") if path.name != "1.sha256"} | {tmp_path, tmp_path / "f"}
+    assert at_hashes == [written] and len(written) > 8
 
 
 @pytest.mark.filterwarnings("ignore")  # orbax's, of its older interface

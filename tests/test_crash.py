@@ -20,7 +20,7 @@ def get_config():
     c.update_from_flattened_dict({
         "name": "tiny", "candidates": 6, "methods": ("infoutil",), "teacher.width": 8, "teacher.epochs": 1,
         "teacher.early_epoch": 1, "teacher.min_times_chance": 0.0, "attribute.grid": 2, "attribute.budget": 16,
-        "attribute.micro_batch": 16, "crop.window": 2, "evaluate.width": 8, "evaluate.epochs": 1,
+        "attribute.micro_batch": 16, "crop.window": 1, "crop.per_image": 3, "evaluate.width": 8, "evaluate.epochs": 1,
         "evaluate.test_every": 1, "evaluate.seeds": 1, "evaluate.hard_seeds": 0,
     })
     return c
@@ -31,7 +31,8 @@ KILLS = {  # where -> what is there then, and what is not yet
     "renamed:tfrecord-00005": (["distilled/*tfrecord-00005*", "shards/*/*/4.json"], ["shards/*/*/5.json"]),
     "before:manifest.json": (["distilled/features.json", "shards/*/*/9.json"], ["distilled/manifest.json"]),
 }
-RESULTS = ("config.json", "distilled", "shards", "artifacts/attribute", "artifacts/score", "artifacts/evaluate")
+ARTIFACTS = [f"artifacts/{stage}" for stage in ("attribute", "score", "evaluate")]
+RESULTS = ("config.json", "data.json", "distilled", "shards", *ARTIFACTS)
 
 
 # A process that has imported everything and, for every line it reads, forks one that is main.py with that crash point:

@@ -417,13 +417,14 @@ def test_online_labels_need_no_patch_targets():
 
 def test_nearest_neighbour_is_scikit_learns():
     rng = np.random.default_rng(0)
-    train_split = Split(rng.integers(0, 256, (12, SIDE, SIDE, 3)).astype(np.uint8), np.arange(12) % 3)
-    noisy = train_split.images_u8[rng.integers(0, 12, 1500)] * 0.4 + rng.integers(0, 150, (1500, SIDE, SIDE, 3))
+    n = 3 * 150  # more than are compared at once
+    train_split = Split(rng.integers(0, 256, (n, SIDE, SIDE, 3)).astype(np.uint8), np.arange(n) % 3)
+    noisy = train_split.images_u8[rng.integers(0, n, 1500)] * 0.4 + rng.integers(0, 150, (1500, SIDE, SIDE, 3))
     val = Split(noisy.astype(np.uint8), rng.integers(0, 3, 1500))
     dataset = types.SimpleNamespace(train=train_split, val=val, class_names=("a", "b", "c"))
     flat = lambda split: split.images_u8.reshape(len(split), -1).astype(np.float64)
     oracle = KNeighborsClassifier(1, algorithm="brute").fit(flat(train_split), train_split.labels)
-    assert evaluate.nearest_neighbour(dataset, 4, 0) == pytest.approx(oracle.score(flat(val), val.labels))
+    assert evaluate.nearest_neighbour(dataset, 150, 0) == pytest.approx(oracle.score(flat(val), val.labels))
 
 
 @pytest.mark.parametrize("labels", ["online", "stored"])

@@ -229,14 +229,14 @@ def test_without_augmentation_a_view_is_the_image(scores):
 # The experiments run
 
 
-def start(folder, *arguments):
-    """Runs an experiment on one device, its programs in the tests' cache."""
+def start(folder, *arguments, fails=0):
+    """Runs an experiment on one device, its programs in the tests' cache; with `fails`, its exit code, -> stderr."""
     command = [sys.executable, str(EXPERIMENTS / folder / "run.py"), "--smoke", *arguments]
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    assert done.returncode == fails, done.stderr[-2000:]
+    return done.stderr if fails else done.stdout
 
 
 def squash(x):
@@ -264,6 +264,17 @@ def test_a_run_is_scored_and_learned_step_by_step(tmp_path):
     assert set(learned) == {"random_crops", "random_images"}
     assert all([len(accuracies) for accuracies in by["new_only"]] == [2] for by in learned.values())
     assert (tmp_path / "continual" / "results.md").read_text().count("|") == 5 * 4
+
+
+def test_what_is_wrong_is_told_without_a_traceback(tmp_path):
+    told = start("continual", f"--set={tmp_path}", "--protocols=joint,all_at_once", fails=1)
+    assert "'all_at_once']: known protocols: joint, new_only\n" in told and "Traceback" not in told
+    (tmp_path / "thesis.tex").write_text("precious")
+    for told in (
+        start("continual", f"--set={tmp_path}", fails=2),
+        start("ddranking", f"--workdir={tmp_path}", fails=2),
+    ):
+        assert f"error: {tmp_path} is not empty and holds no run" in told and "Traceback" not in told
 
 
 def test_the_utility_bound_is_measured_at_every_stage(tmp_path):

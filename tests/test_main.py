@@ -57,6 +57,18 @@ def test_help_answers_at_once(tmp_path):
     assert "--shard" in out and "require_accelerator" in out and "is a program and is run" in " ".join(out.split())
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("--dry_run",), ("verify", "run")], ids=" ".join)
+def test_when_nobody_reads_on_it_leaves_without_a_word(tmp_path, arguments):
+    store.write_json(tmp_path / "run" / "config.json", {"methods": ["rded"]})
+    reading, writing = os.pipe()
+    os.close(reading)
+    environ = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(ROOT / "main.py"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, env=environ, stdout=writing, stderr=subprocess.PIPE, timeout=120)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 MISTAKES = [
     (["--config.ipcc=2"], "--config.ipcc: unknown key 'ipcc', did you mean 'ipc'?"),
     (["--workdri=x"], "Unknown command line flag 'workdri'. Did you mean: workdir"),

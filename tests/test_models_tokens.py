@@ -240,3 +240,15 @@ def test_layouts_know_old_names_and_leave_unknown_ones():
     for layout in models.layouts("swin_v2_t").values():
         assert layout.rename("features.1.0.attn.relative_position_index") is None
         assert layout.rename("layers.0.blocks.1.attn_mask") is None
+
+
+@pytest.mark.parametrize("name, width, heads", [("vit_b_16", 800, 12), ("swin_v2_t", 32, 3)])
+def test_a_width_that_the_heads_cannot_share_is_refused(name, width, heads):
+    def shapes(width):
+        init = functools.partial(models.build(name, K, width=width).init, train=False)
+        return jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+
+    fault = f"width={width} cannot be divided among {heads} attention heads; choose a multiple of {heads}"
+    with pytest.raises(ConfigError, match=fault):
+        shapes(width)
+    assert shapes(width // heads * heads)

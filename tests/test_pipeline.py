@@ -1,6 +1,7 @@
 """A whole run, small: what it writes is true, it is continued and not repeated, and bad input stops it early."""
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import main
 import numpy as np
 import pytest
 from configs import digits
@@ -490,6 +492,30 @@ def test_another_config_in_the_same_workdir_is_refused_with_what_differs(finishe
     assert hashes(finished[1]) == before
 
 
+def test_other_data_in_the_same_workdir_are_refused_with_what_differs(finished, dataset, monkeypatch):
+    before = hashes(finished[1])
+    names = (*dataset.class_names[:-1], "ten")
+    fewer = SimpleNamespace(labels=np.delete(dataset.train.labels, np.flatnonzero(dataset.train.labels == 3)[0]))
+    other = dataclasses.replace(dataset, content_id="c0ffee", class_names=names)
+    object.__setattr__(other, "train", fewer)
+    monkeypatch.setattr(pipeline, "open_data", lambda config: other)
+    forbid(monkeypatch, (teacher_stage, "run"), (teachers, "obtain"))
+    n, last = int((dataset.train.labels == 3).sum()), dataset.class_names[3]
+    with pytest.raises(ConfigError) as error:
+        run(*finished[:2])
+    assert f"{finished[1]} holds a run on other data: classes.{last}.train: {n} -> {n - 1}; " in str(error.value)
+    assert f"content_id: {dataset.content_id} -> c0ffee; restore the data, or use" in str(error.value)
+    assert "classes.ten: None -> {'label': 9" in str(error.value) and hashes(finished[1]) == before
+
+
+def test_of_many_differences_in_the_data_some_are_named(tmp_path, dataset):
+    pipeline._require_same_data(dataset, tmp_path / "data.json")
+    pipeline._require_same_data(dataset, tmp_path / "data.json")
+    other = dataclasses.replace(dataset, class_names=tuple(f"class {i}" for i in range(10)))
+    with pytest.raises(ConfigError, match=r"-> None; and 10 more; restore"):
+        pipeline._require_same_data(other, tmp_path / "data.json")
+
+
 def test_a_foreign_folder_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(ConfigError, match="is not empty and holds no run"):
@@ -606,8 +632,6 @@ def check_golden(chosen):
 
 def code_of(monkeypatch, capsys, settings, workdir):
     """(exit code, stderr) of main.py with these settings, or with what raises when they are made."""
-    import main
-
     main.flags.FLAGS.mark_as_parsed()  # the other flags have their defaults
     monkeypatch.setattr(main, "CONFIG", SimpleNamespace(value=None))
     monkeypatch.setattr(main, "WORKDIR", SimpleNamespace(value=str(workdir)))

@@ -167,7 +167,8 @@ def test_of_two_first_parts_with_other_configs_one_is_refused(tmp_path, monkeypa
         time.sleep(0.2)  # in which the other one could write its config
 
     def begin(index):
-        dataset = SimpleNamespace(content_id="images")
+        none = SimpleNamespace(labels=np.zeros(0, int))
+        dataset = SimpleNamespace(name="", content_id="images", class_names=(), train=none, val=none)
         meet.wait()
         try:
             with pipeline._owning(settings(seed=index), dataset, tmp_path / "run", Part(index, 2)):

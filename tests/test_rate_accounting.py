@@ -4,6 +4,7 @@ import io
 import json
 from types import SimpleNamespace
 
+import main
 import numpy as np
 import pytest
 from PIL import Image
@@ -225,8 +226,6 @@ def test_a_page_has_a_column_for_each_set_and_a_row_for_each_part_of_any(written
 
 
 def test_the_command_prints_the_text_of_every_set(written, capsys, monkeypatch):
-    import main
-
     for flag, value in {"STRICT": False, "ARTIFACTS": ""}.items():
         monkeypatch.setattr(main, flag, SimpleNamespace(value=value))
     assert main.act("rate", str(written.parent)) == 0

@@ -218,6 +218,7 @@ def shorten_pixel_chunk(payload):
     (lambda e: damage(e, label=3), "label 3 is outside 0..2"),
     (lambda e: damage(e, label=-1), "label -1 is outside"),
     (lambda e: damage(e, patch_logits=np.full((4, 3), np.inf, np.float32)), "patch_logits hold NaN or Inf"),
+    (lambda e: damage(e, patch_logits=np.full((4, 3), -65_600, np.float32)), r"patch_logits reach 6.56e\+04, more than"),
     (lambda e: damage(e, patch_logits=np.zeros((4, 2), np.float32)), "cannot reshape"),
     (lambda e: damage(e, patch_boxes=np.full((4, 4), 2**40)), "out of bounds"),
     (lambda e: damage(e, patch_ids=("one",)), "patch_ids"),
@@ -316,7 +317,14 @@ def test_the_manifest_describes_the_shards_and_keeps_the_run(directory):
     for shard, name in zip(manifest["shards"], LAYOUT.shard_names, strict=True):
         content = (directory / name).read_bytes()
         digest = hashlib.sha256(content).hexdigest()
-        assert shard == {"file": name, "records": PER_SHARD, "bytes": len(content), "sha256": digest}
+        kept = {"file": name, "records": PER_SHARD, "bytes": len(content), "sha256": digest}
+        assert shard == kept | {"hits": shard["hits"]}
+
+
+def test_the_names_of_the_shards_are_made_once():
+    """Each class asks for its own: K^2 names otherwise."""
+    layout = records.Layout("x", ("a", "b"), n_shards=2, image_size=8, n_patches=1, n_classes=2)
+    assert layout.shard_names is layout.shard_names == [f"x-train.tfrecord-0000{i}-of-00002" for i in (0, 1)]
 
 
 # Round trip and determinism
@@ -337,9 +345,18 @@ def test_load_stacks_the_rows_in_file_order(directory):
     assert whole.manifest == records.read_manifest(directory)
 
 
+def test_a_set_without_its_logits_is_otherwise_the_same_and_holds_none(directory):
+    whole, without = records.load(directory), records.load(directory, with_logits=False)
+    for name, column in zip(whole._fields, without, strict=True):
+        if name != "patch_logits":
+            np.testing.assert_equal(column, getattr(whole, name))
+    assert without.patch_logits.shape == whole.patch_logits.shape and np.isnan(without.patch_logits).all()
+    assert without.patch_logits.strides == (0, 0, 0)  # one number in memory
+
+
 def test_extreme_values_survive():
     single = records.Layout("x", ("only",), n_shards=1, image_size=1, n_patches=1, n_classes=1)
-    tiny, huge = np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32).max
+    tiny, huge = np.finfo(np.float32).smallest_subnormal, np.finfo(np.float16).max
     for logit, shapley in ((tiny, -np.inf), (-huge, np.nan), (-0.0, 0.1)):
         example = DistilledImage(
             np.full((1, 1, 3), 255, np.uint8), np.int64(0), np.full((1, 1), logit, np.float32), ("\0nul\n",),

@@ -84,6 +84,17 @@ def test_the_ratio_is_to_the_fewest_classes_and_earlier_runs_are_kept_of_the_sam
     assert run.earlier(path, {"commit": "a"}) == runs and run.earlier(path, {"commit": "b"}) == []
 
 
+def test_the_smoke_run_measures_every_stage_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(SCALING.parents[1] / ".cache" / "jax"))
+    monkeypatch.setattr(sys, "argv", ["run.py", "--smoke", f"--out={tmp_path / 'results.json'}"])
+    with pytest.raises(SystemExit) as left:
+        run.main()
+    printed = capsys.readouterr().out
+    assert left.value.code == 0 and "2 classes, cache 0 GiB: " in printed and not list(tmp_path.iterdir())
+    assert {"teacher", "distil", "evaluate"} < {cell.strip() for cell in printed.split("\n")[2].split("|")}
+
+
 @pytest.fixture(scope="module")
 def small():
     return plan.case(SMALL, plan.LEAN)._replace(flops=1e9, epochs=2)

@@ -1,5 +1,7 @@
 """The selection against Python's sort, with ties; permutations; pools and duplicates; too few crops; coresets."""
 
+import contextlib
+import io
 import statistics
 from types import SimpleNamespace
 
@@ -7,10 +9,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from infoutil_jax import coresets, distil
+from infoutil_jax import coresets, distil, progress
 from infoutil_jax.errors import ConfigError, DataError
 from infoutil_jax.keys import generator
-from infoutil_jax.stages import select
+from infoutil_jax.stages import attribute, select
 from infoutil_jax.types import Candidates, Scores
 
 NUMBERS = st.sampled_from([0.0, 2e-5, 0.125, 0.25, 1.0, 1.5, 2.0, 98765.0])  # few, so that ties are common
@@ -190,6 +192,58 @@ def test_forgetting_finds_an_images_count_by_its_id():
     method = SimpleNamespace(config=config, teacher=SimpleNamespace(forgotten={"a": 3, "b": 0, "c": 7}))
     scores = distil.scores_of(method, Candidates(None, ("b", "c"), 0), None, np.zeros((2, 1, 4, 4, 3), np.uint8))
     assert scores.forgotten.tolist() == [[0], [7]]
+
+
+def tied_by_python(rule, pool, n):
+    """How many of the first n score as the last of them, while other crops that are not among them do so too."""
+    scores, boxes, ids = pool
+    value = {"lowest_loss": scores.loss, "smallest_gradient_norm": scores.gradient_norm}[rule]
+    order = sorted_by_python(rule, pool)
+    last, crop = five_digits(value[order[n - 1]]), lambda row: (row[0], *boxes[row])
+    chosen = [row for row in order[:n] if five_digits(value[row]) == last]
+    others = {crop(row) for row in order[n:] if five_digits(value[row]) == last} - {crop(row) for row in order[:n]}
+    return (len(chosen), len(others)) if others else (0, 0)
+
+
+@given(pools(), st.sampled_from(["lowest_loss", "smallest_gradient_norm"]), st.data())
+@settings(deadline=None, max_examples=200)
+def test_ties_are_counted_and_told(pool, rule, data):
+    n = data.draw(st.integers(1, pool[0].loss.size))
+    tied, others = tied_by_python(rule, pool, n)
+    told = io.StringIO()
+    with contextlib.redirect_stderr(told):
+        choose(rule, pool, n)
+    line = (
+        f"warning: select: class cat, {rule}: {tied} of {n} crops were chosen by id, {others} others score the same\n"
+    )
+    assert told.getvalue() == (line if tied > 0.1 * n and tied + others > 2 else "")
+
+
+def test_a_tie_stops_a_strict_run_and_draws_and_places_never_tie(capsys):
+    m, same = 12, np.ones((12, 2), np.float32)
+    scores = Scores(same, same > 0, same, np.zeros((m, 2, 3), np.float32), np.zeros((m, 2), np.int32))
+    pool = scores, np.zeros((m, 2, 4), np.int32), tuple("abcdefghijkl")
+    for rule in ("random", "forgetting", *select.FEATURE_RULES):
+        choose(rule, pool, 5)
+    assert not capsys.readouterr().err
+    progress.restart(strict=True)
+    with pytest.raises(DataError, match=r"class cat, lowest_loss: 5 of 5 .*, 9 others .*--strict"):
+        choose("lowest_loss", pool, 5)
+    progress.restart()
+
+
+def test_images_whose_patches_are_all_worth_the_same_are_told(capsys):
+    phi = np.random.default_rng(0).normal(size=(10, 2, 2)).astype(np.float32)
+    phi[:2] = [[[0.1]], [[1e-9]]]
+    distil._warn_of_flat(attribute.Attribution(phi, np.float32([1] * 10), None), "class cat")
+    assert (
+        capsys.readouterr().err == "warning: attribute: class cat: in 2 of 10 images all patches are worth the same\n"
+    )
+    distil._warn_of_flat(attribute.Attribution(phi[1:], np.float32([1] * 9), None), "class cat")
+    assert "in 1 of 9 " in capsys.readouterr().err
+    for few in (phi[2:], np.concatenate([phi[1:], phi[2:3]])):  # none; one of ten
+        distil._warn_of_flat(attribute.Attribution(few, np.ones(len(few), np.float32), None), "class cat")
+    assert not capsys.readouterr().err
 
 
 def test_unknown_names_are_refused():

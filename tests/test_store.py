@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import time
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -92,7 +93,7 @@ def test_json_that_is_another_is_found_with_the_way_out(tmp_path):
     others = (b"[]", b"{}", b"null", b'"content"', b'{"content": 1}', b'{"content": 1, "sha256": ""}', b"[" * 100_000)
     for damaged in [path.read_bytes() + b" ", *others]:
         path.write_bytes(damaged)
-        with pytest.raises(CorruptArtifact, match="written; look here.$"):
+        with pytest.raises(CorruptArtifact, match="written here; look here.$"):
             store.read_json(path, mend="look here")
 
 
@@ -115,6 +116,25 @@ def test_arrays_come_back_bit_for_bit(tmp_path):
         assert (loaded[name].dtype, loaded[name].shape) == (array.dtype, array.shape)
         assert loaded[name].tobytes() == array.tobytes()
     assert store.load_arrays(tmp_path / "absent.npz") is None
+
+
+def test_artifacts_are_valid_in_their_own_place_only_unless_an_earlier_version_wrote_them(tmp_path):
+    own, reader = tmp_path / "f1" / "0", {"json": store.read_json, "npz": store.load_arrays}
+    store.cached_json(own.with_suffix(".json"), lambda: [1])
+    store.save_arrays(own.with_suffix(".npz"), {"a": np.arange(3)})
+    for suffix, read in reader.items():
+        path = own.with_suffix(f".{suffix}")
+        for other in (path.with_name(f"1.{suffix}"), tmp_path / "f2" / path.name):
+            other.parent.mkdir(exist_ok=True)
+            shutil.copy(path, other)
+            with pytest.raises(CorruptArtifact, match=f"{other}: SHA-256 does not match what was written here"):
+                read(other)
+        moved = shutil.copytree(own.parent, tmp_path / suffix / "f1") / path.name  # the folders above may change
+        assert list(read(moved)) in ([1], ["a"])
+    data = own.with_suffix(".npz").read_bytes()[:-32]
+    old = tmp_path / "old.npz"
+    old.write_bytes(data + hashlib.sha256(data).digest())
+    assert store.load_arrays(old)["a"].tolist() == [0, 1, 2]
 
 
 def test_every_flipped_bit_and_every_cut_of_arrays_is_found(tmp_path):
@@ -156,7 +176,7 @@ def test_damaged_arrays_are_set_aside_and_made_again(tmp_path, capsys):
         path.write_bytes(damaged)
         assert get().left.tolist() == [0, 1, 2] and len(made) == 1 + n
         kept = "x.npz.damaged" + (f"-{n}" if n > 1 else "")
-        warning = f"warning: {path}: SHA-256 does not match what was written; set aside as {kept}\n"
+        warning = f"warning: {path}: SHA-256 does not match what was written here; set aside as {kept}\n"
         assert capsys.readouterr() == ("", warning)
         assert path.read_bytes() == whole and (tmp_path / kept).read_bytes() == damaged
     get()

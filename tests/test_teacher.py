@@ -163,17 +163,17 @@ def test_a_training_that_was_asked_to_stop_goes_on_from_real_files(uninterrupted
         patch.setattr(progress, "raise_if_stopped", stop_at(8))
         train(**stores, history=history)
     assert stores["saves"].steps() == [6, 8] and stores["snapshots"].steps() == [2]
-    shutil.copytree(stores["saves"].directory, stores["saves"].directory.with_name("harmed"))
-    for name in ("saves", "harmed"):
-        saves = checkpoints.Saves(stores["saves"].directory.with_name(name))
-        if name == "harmed":
-            shutil.rmtree(saves.directory / "8" / "default" / "d")
+    whole = stores["saves"].directory
+    harmed = shutil.copytree(whole, whole.parent / "harmed" / whole.parent.name / whole.name)
+    shutil.rmtree(harmed / "8" / "default" / "d")
+    for directory in (whole, harmed):
+        saves = checkpoints.Saves(directory)
         snapshots, found = Memory(), dict(history)
         snapshots.saved[2] = uninterrupted[1].saved[2]
         train(saves=saves, snapshots=snapshots, history=found)
         assert found == HISTORY
         assert store.tree_hash(snapshots.saved[4]) == store.tree_hash(uninterrupted[1].saved[4])
-        assert (saves.directory / "8.damaged").exists() == (name == "harmed")
+        assert [path.name for path in directory.glob("*.damaged")] == ["8.damaged"] * (directory == harmed)
 
 
 @pytest.mark.parametrize("lost", [2, 4])

@@ -57,7 +57,8 @@ def make_weights(epoch):
 def manifest_of(settings_, method):
     teacher = {w: {"epoch": e, "sha256": store.tree_hash(make_weights(e))} for w, e in (("early", 1), ("converged", 2))}
     plain = results.plain(settings.for_method(settings_, method))
-    return {"method": method, "config": plain, "teacher": {"model": "convnet3", **teacher}, "environment": {"git": "x"}}
+    origin = {"data": {"content_id": "c0ffee"}, "environment": {"git": "x"}}
+    return {"method": method, "config": plain, "teacher": {"model": "convnet3", **teacher}, **origin}
 
 
 def folder_of(workdir, method):
@@ -68,6 +69,7 @@ def make_run(workdir, seed=0, **changes):
     """What a run leaves, without the run."""
     settings_ = make_config(**changes)
     store.write_json(workdir / "config.json", results.plain(settings_))
+    store.write_json(workdir / "data.json", {"name": "tiny", "content_id": "c0ffee", "classes": {}})
     store.write_json(workdir / "timing.json", [{"stage": "distil", "working": 1.5}])
     store.write_json(workdir / "history.json", [{"part": "0/1", "environment": {"git": "x"}}])
     store.write_plain_json(workdir / "results.json", {"curves": []})
@@ -75,14 +77,15 @@ def make_run(workdir, seed=0, **changes):
         directory, lines = folder_of(workdir, method), []
         for label in range(3):
             lines.append(records.write_shard(directory, label, make_class((seed, len(method)), label), LAYOUT))
-            store.write_json(workdir / "shards" / method / "0123456789abcdef" / f"{label}.json", lines[-1])
+            line = workdir / "shards" / method / "0123456789abcdef" / f"{label}.json"
+            store.write_json(line, lines[-1], artifact=True)
         records.finish(directory, LAYOUT, lines, manifest_of(settings_, method))
     artifacts = workdir / "artifacts"
     store.save_arrays(artifacts / "attribute" / "a1b2" / "0.npz", {"phi": np.arange(9.0)})
-    store.write_json(artifacts / "evaluate" / "c3d4.json", [[1, 0.5, 0.9]])
+    store.write_json(artifacts / "evaluate" / "c3d4.json", [[1, 0.5, 0.9]], artifact=True)
     for epoch in (1, 2):
         Checkpoints(artifacts / "teacher" / "e5f6" / "snapshots").save(epoch, make_weights(epoch))
-        store.write_json(artifacts / "teacher" / "e5f6" / f"epoch{epoch}.json", {"top1": 0.5})
+        store.write_json(artifacts / "teacher" / "e5f6" / f"epoch{epoch}.json", {"top1": 0.5}, artifact=True)
     (workdir / ".lock").write_text("{}")
 
 
@@ -256,7 +259,6 @@ def bad(**fields):
 
 @pytest.mark.parametrize("example, fault", [
     (make_class(0, 0, n=1)[0], "label 0 in the shard of class 1"),
-    (bad(patch_logits=np.full((4, 3), np.nan)), r"soft labels sum to \[nan"),
     (bad(patch_gradient_norm=[1, 2, -1, 3]), r"patch_gradient_norm \[1.0, 2.0, -1.0, 3.0\] is negative"),
     (bad(patch_gradient_norm=[1, 2, np.inf, 3]), "patch_gradient_norm .* not finite"),
     (bad(patch_gradient_norm=[1, 2, np.nan, 3]), "patch_gradient_norm .* not finite"),
@@ -273,18 +275,39 @@ def test_implausible_content_is_named(example, fault):
 
 
 def test_plausible_content_is_left_alone():
-    huge = np.finfo(np.float32).max
+    huge = 65_504  # what float16 holds
     extreme = bad(patch_logits=[[huge, -huge, 0]] * 4, patch_shapley=[np.nan] * 4, patch_gradient_norm=[0] * 4)
+    LAYOUT.check(extreme, "extreme")
     assert list(examples.implausible(extreme, LAYOUT, label=1)) == []
     assert list(examples.implausible(extreme._replace(label=0), LAYOUT)) == []  # shards of mixed classes
 
 
-def write_set(workdir, classes, **changes):
-    """Anew, with all hashes right."""
+def write_set(workdir, classes, lines=None, **changes):
+    """Anew, with all hashes right; with `lines`, counts of hits as in them."""
     shutil.rmtree(workdir / "distilled")
     shutil.rmtree(workdir / "shards", ignore_errors=True)
-    lines = [records.write_shard(workdir / "distilled", i, classes[i], LAYOUT) for i in range(3)]
-    records.finish(workdir / "distilled", LAYOUT, lines, manifest_of(make_config(), METHODS[0]) | changes)
+    written = [records.write_shard(workdir / "distilled", i, classes[i], LAYOUT) for i in range(3)]
+    for line, other in zip(written, lines or ()):
+        del line["hits"]
+        line |= {"hits": other["hits"]} if other else {}
+    records.finish(workdir / "distilled", LAYOUT, written, manifest_of(make_config(), METHODS[0]) | changes)
+
+
+def test_other_soft_labels_under_right_hashes_are_found(workdir):
+    """Another labels the patches anew, seals everything again, but does not count."""
+    classes = [make_class(5, label) for label in range(3)]
+    write_set(workdir, classes)
+    assert run(workdir)[0] == 0
+    lines = records.read_manifest(workdir / "distilled")["shards"]
+    by_hand = [sum(int(row.argmax()) == e.label for e in of_class for row in e.patch_logits) for of_class in classes]
+    assert [line["hits"] for line in lines] == by_hand and 0 < by_hand[1] < 4 * PER_CLASS
+    classes[1][2] = classes[1][2]._replace(patch_logits=-classes[1][2].patch_logits)
+    write_set(workdir, classes, lines=lines)
+    now = sum(int(row.argmax()) == 1 for e in classes[1] for row in e.patch_logits)
+    fault = f"{workdir}/distilled/{SHARD}: soft labels: {now} have their maximum at the class, {by_hand[1]} when written"
+    assert now != by_hand[1] and run(workdir)[2] == [fault]
+    write_set(workdir, classes, lines=[{}] * 3)
+    assert run(workdir)[0] == 0  # a set of earlier versions
 
 
 def test_content_is_checked_under_right_hashes_too(workdir):
@@ -330,7 +353,7 @@ def test_a_set_that_this_run_did_not_finish_is_found_by_its_lines(workdir, tmp_p
 
 def test_swapped_lines_and_a_swapped_config_are_found(workdir):
     lines = workdir / "shards" / "infoutil" / "0123456789abcdef"
-    shutil.copy(lines / "0.json", lines / "2.json")
+    store.write_json(lines / "2.json", store.read_json(lines / "0.json"))  # as earlier versions wrote them
     shutil.copy(workdir / "timing.json", workdir / "config.json")
     _, _, faults = run(workdir)
     assert faults == [f"{workdir}/config.json: no config of a run"]  # nothing tells which lines belong to which set
@@ -404,6 +427,38 @@ def test_lost_and_cut_files_of_a_checkpoint_are_named(workdir):
     first.unlink()
     os.truncate(last, 5)
     assert [fault.split(":")[0] for fault in run(workdir)[2]] == [str(first), str(last)]
+
+
+def test_artifacts_of_another_class_or_setting_are_named(workdir):
+    """Each is whole, but not what its name says."""
+    artifacts, line = workdir / "artifacts", workdir / "shards" / "infoutil" / "0123456789abcdef" / "1.json"
+    moved = {
+        artifacts / "attribute/a1b2/0.npz": artifacts / "attribute/a1b2/1.npz",
+        artifacts / "attribute/a1b2/1.npz": artifacts / "attribute/ffff/1.npz",
+        artifacts / "evaluate/c3d4.json": artifacts / "evaluate/d4c3.json",
+        artifacts / "teacher/e5f6/epoch1.json": artifacts / "teacher/e5f6/epoch2.json",
+        line: line.parent.with_name("fedcba9876543210") / line.name,
+    }
+    for source, target in moved.items():
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(source, target)
+    assert sorted(fault.split(": ")[0] for fault in run(workdir)[2]) == sorted(map(str, moved.values()))
+    assert run(shutil.copytree(artifacts, workdir.parent / "elsewhere"))[0] == 5
+
+
+def test_a_checkpoint_of_another_teacher_is_named(workdir):
+    teachers = workdir / "artifacts/teacher"
+    shutil.copytree(teachers / "e5f6", teachers / "abcd")
+    names = [f"{teachers}/abcd/epoch{n}.json" for n in (1, 2)] + [f"{teachers}/abcd/snapshots/{n}.sha256" for n in (1, 2)]
+    assert sorted(fault.split(": ")[0] for fault in run(workdir / "artifacts")[2]) == names
+
+
+def test_a_set_of_other_images_than_the_runs_is_named(workdir):
+    store.write_json(workdir / "data.json", {"name": "tiny", "content_id": "decade", "classes": {}})
+    faults = run(workdir)[2]
+    assert len(faults) == 2 and all("of other images than" in f and "content c0ffee, not decade" in f for f in faults)
+    (workdir / "data.json").unlink()
+    assert run(workdir)[0] == 0
 
 
 def test_names_cannot_write_to_the_terminal(workdir):

@@ -19,11 +19,14 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
 from infoutil_jax import config  # noqa: E402
+from infoutil_jax.errors import InfoUtilError  # noqa: E402
 
 CONFIG = config.define_flag()
 SET = flags.DEFINE_string("set", None, "Workdir of a run.", required=True)
 ARTIFACTS = flags.DEFINE_string("artifacts", "", "The run's artifacts, where they are not in its workdir.")
-PROTOCOLS = flags.DEFINE_list("protocols", ["joint", "new_only"], "How the student of a step is trained.")
+HOW = ["joint", "new_only"]
+PROTOCOLS = flags.DEFINE_list("protocols", HOW, "How the student of a step is trained.")
+flags.register_validator("protocols", lambda given: set(given) <= set(HOW), f"known protocols: {', '.join(HOW)}")
 ORDERS = flags.DEFINE_integer("orders", 5, "Random orders of the classes, a student's seed each.")
 STEPS = flags.DEFINE_integer("steps", 5, "Groups of classes.")
 SMOKE = flags.DEFINE_bool("smoke", False, "Toy sizes: shows that it runs, its figures mean nothing.")
@@ -102,4 +105,8 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    try:
+        app.run(main)
+    except InfoUtilError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

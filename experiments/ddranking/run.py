@@ -19,6 +19,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE)]
 
 from infoutil_jax import config  # noqa: E402
+from infoutil_jax.errors import InfoUtilError  # noqa: E402
 
 CONFIG = config.define_flag()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -48,4 +49,8 @@ def main(_):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    try:
+        app.run(main)
+    except InfoUtilError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

@@ -30,6 +30,7 @@ from infoutil_jax import provenance, records, store, verify  # noqa: E402
 
 RESULTS = (
     "config.json",
+    "data.json",
     "distilled",
     "controls",
     "shards",

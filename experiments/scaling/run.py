@@ -1,7 +1,7 @@
 """Does memory grow with the number of classes? The whole program on 10, 100 and 1,000 of them.
 
 python experiments/scaling/run.py            # some 5 minutes on 2 quiet cores; writes results.json here
-python experiments/scaling/run.py --smoke    # 10 and 20 classes; its figures mean little
+python experiments/scaling/run.py --smoke    # 2 classes, in seconds once its programs are compiled; shows that it runs
 """
 
 import argparse
@@ -21,39 +21,40 @@ sys.path.insert(0, str(ROOT))
 
 from experiments.benchmarks import machine  # noqa: E402  (found through the line above)
 from experiments.scaling import source  # noqa: E402
+from infoutil_jax import store  # noqa: E402
 
 RUNS = ((10, 0.0), (100, 0.0), (1000, 0.0), (1000, 4.0))  # (classes, data.cache_gib)
-SMOKE = ((10, 0.0), (20, 0.0))
+SMOKE = ((2, 0.0),)
 QUICK = ("--config.methods=('random_crops',)", "--config.score.norms=vmap")  # of --smoke: little to compile
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "pillow")
 EVERY_RUN_COMPILES = {"JAX_COMPILATION_CACHE_DIR": ""}  # or one that finds its programs on disk would need less
 ALLOWED = 1.1  # times the memory of the smallest run
 
 
-def measure(n_classes: int, cache_gib: float, *changes: str) -> dict:
+def measure(n_classes: int, cache_gib: float, *changes: str, compiles: bool = True) -> dict:
     """One run in a process of its own, on a source and in a workdir that are deleted afterwards. `changes`: flags."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         source.make(folder / "images", n_classes)
         flags = [f"--config={HERE / 'tiny.py'}", f"--config.data.path={folder / 'images'}"]
         flags += [f"--config.data.cache_gib={cache_gib}", f"--workdir={folder / 'run'}", *changes]
-        usage = spent([sys.executable, str(HERE / "watch.py"), str(folder / "watched.json"), *flags])
-        timing = json.loads((folder / "run" / "timing.json").read_text())
+        command = [sys.executable, str(HERE / "watch.py"), str(folder / "watched.json"), *flags]
+        usage = spent(command, EVERY_RUN_COMPILES if compiles else {})
         return {
             "classes": n_classes,
             "cache_gib": cache_gib,
             **usage,
             **json.loads((folder / "watched.json").read_text()),
-            "timing": timing.get("content", timing) if isinstance(timing, dict) else timing,
+            "timing": store.read_json(folder / "run" / "timing.json"),
             "bytes_written": {name: bytes_of(folder / "run" / name) for name in ("distilled", "controls", "artifacts")},
         }
 
 
-def spent(command: list[str]) -> dict:
+def spent(command: list[str], environ=EVERY_RUN_COMPILES) -> dict:
     """Peak memory, processor and wall seconds of a command, as the kernel counts them; SystemExit where it fails."""
     began = time.perf_counter()
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    child = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **EVERY_RUN_COMPILES}, **pipes)
+    child = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **environ}, **pipes)
     with child.stdout as pipe:
         printed = pipe.read()
     _, status, usage = os.wait4(child.pid, 0)
@@ -112,7 +113,7 @@ def ratio(runs: list[dict]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="10 and 20 classes, nothing is written")
+    parser.add_argument("--smoke", action="store_true", help="2 classes, nothing is written")
     parser.add_argument("--out", type=Path, default=HERE / "results.json", help="runs of this commit in it stay")
     flags = parser.parse_args()
     asked = {"command": "python experiments/scaling/run.py", "commit": commit(), "hardware": hardware()}
@@ -120,7 +121,7 @@ def main() -> None:
     runs = [] if flags.smoke else earlier(flags.out, asked)
     done = {(run["classes"], run["cache_gib"]) for run in runs}
     for n_classes, cache_gib in SMOKE if flags.smoke else [run for run in RUNS if run not in done]:
-        runs.append(measure(n_classes, cache_gib, *(QUICK if flags.smoke else ())))
+        runs.append(measure(n_classes, cache_gib, *(QUICK if flags.smoke else ()), compiles=not flags.smoke))
         print(f"{n_classes} classes, cache {cache_gib:g} GiB: {runs[-1]['peak_bytes'] / 2**20:.0f} MiB", flush=True)
         if not flags.smoke:
             runs.sort(key=lambda run: (run["cache_gib"], run["classes"]))

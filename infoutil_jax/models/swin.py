@@ -17,7 +17,7 @@ from infoutil_jax.errors import ConfigError
 from infoutil_jax.models.convolution import convolve
 from infoutil_jax.models.initializers import normal, uniform_fan_in
 from infoutil_jax.models.layout import Layout
-from infoutil_jax.models.vit import Mlp, layer_norm
+from infoutil_jax.models.vit import Mlp, layer_norm, require_whole_heads
 
 # PyTorch's trunc_normal_, which cuts a hundred deviations away, at -2 and 2
 _INIT = dict(kernel_init=normal(0.02), bias_init=nn.initializers.zeros)
@@ -142,11 +142,13 @@ class SwinV2(nn.Module):
 
     @nn.compact
     def __call__(self, images_norm, *, train: bool):
-        """Logits (B, K) of standardised images (B, H, W, 3). ConfigError where H or W is below 4."""
+        """Logits (B, K) of standardised images (B, H, W, 3). ConfigError where H or W is below 4, or the width is
+        no multiple of the heads."""
         x = self._embed(images_norm)
         done, last = 0, max(sum(self.depths) - 1, 1)
         for stage, (depth, n_heads) in enumerate(zip(self.depths, self.n_heads, strict=True), start=1):
             x = x if stage == 1 else self._merge(x, stage - 1)
+            require_whole_heads(x.shape[-1], n_heads)
             for i in range(depth):
                 shift, drop_rate = i % 2 * (self.window // 2), self.stochastic_depth * (done + i) / last
                 block = Block(n_heads, self.window, shift, drop_rate, self.dtype, name=f"stage{stage}_block{i + 1}")

@@ -57,6 +57,13 @@ class Mlp(nn.Module):
         return drop(nn.Dense(x.shape[-1], **init, name="dense2")(drop(y)))
 
 
+def require_whole_heads(width: int, n_heads: int) -> None:
+    """Raises ConfigError unless attention on tokens of `width` channels has heads of equal size."""
+    if width % n_heads:
+        fault = f"width={width} cannot be divided among {n_heads} attention heads"
+        raise ConfigError(f"{fault}; choose a multiple of {n_heads} (teacher.width, evaluate.width).")
+
+
 class Attention(nn.Module):
     """Multi-head self-attention on tokens (B, T, C); its softmax is computed in float32."""
 
@@ -111,7 +118,9 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, images_norm, *, train: bool):
-        """Logits (B, K) of standardised images (B, H, W, 3). ConfigError where H or W is no multiple of `patch`."""
+        """Logits (B, K) of standardised images (B, H, W, 3). ConfigError where H or W is no multiple of `patch`, or the
+        width of the heads."""
+        require_whole_heads(self.width, self.n_heads)
         fan_in = images_norm.shape[-1] * self.patch**2
         x = embed_patches(images_norm, self.patch, self.width, self.dtype, normal(fan_in**-0.5))
         token = self.param("class_token", zeros, (1, 1, self.width)).astype(x.dtype)

@@ -122,9 +122,9 @@ def values(settings: Settings, network, variables, masks_SP, images_u8, labels) 
     Raises NumericError when the network's output is not finite.
     """
     labels = np.asarray(labels, np.int32)
+    build = lambda size: (_values_fn(settings, network, size), images_per_call(len(masks_SP), size))
     size = micro_batch(settings, network, images_u8.shape[1])
-    fn, n_images = _values_fn(settings, network, size), images_per_call(len(masks_SP), size)
-    values_MS = parallel.map_batches(fn, n_images, (variables, masks_SP), images_u8, labels)
+    values_MS = parallel.map_sized(build, size, (variables, masks_SP), images_u8, labels)
     _require_finite(values_MS, labels)
     return values_MS
 

@@ -136,17 +136,21 @@ def _most_steps(batch_size: int, *arrays: np.ndarray) -> int:
     return min(max(CHUNK_BYTES // (batch_size * sum(array[0].nbytes for array in arrays)), 1), CHUNK_STEPS)
 
 
-def _patch_targets(settings: Settings, distilled: DistilledSet) -> np.ndarray:
-    """Each patch's stored label (N, F, F, K): its class for 'hard', what the loss wants of its logits for 'stored'; for
-    'online', which needs none, K is 0."""
-    n, k, n_classes = distilled.patch_logits.shape
+def _one_hot(labels, n_classes: int) -> np.ndarray:
+    return (labels[..., None] == np.arange(n_classes)).astype(np.float32)
+
+
+def _patch_targets(settings: Settings, distilled: DistilledSet, rows=slice(None)) -> np.ndarray:
+    """Each patch's stored label (N, F, F, K) of `rows`, N any shape: its class for 'hard', what the loss wants of its
+    logits for 'stored'; for 'online', which needs none, K is 0."""
+    labels, (k, n_classes) = distilled.labels[rows], distilled.patch_logits.shape[1:]
     f = round(k**0.5)
     if settings.labels == "online":
-        return np.zeros((n, f, f, 0), np.float32)
+        return np.zeros((*labels.shape, f, f, 0), np.float32)
+    shape = (*labels.shape, f, f, n_classes)
     if settings.labels == "hard":
-        one_hot = np.eye(n_classes, dtype=np.float32)[distilled.labels]
-        return np.broadcast_to(one_hot[:, None, None, :], (n, f, f, n_classes))
-    return np.asarray(_as_target(settings, distilled.patch_logits)).reshape(n, f, f, n_classes)
+        return np.broadcast_to(_one_hot(labels, n_classes)[..., None, None, :], shape)
+    return np.asarray(_as_target(settings, distilled.patch_logits[rows])).reshape(shape)
 
 
 def _as_target(settings: Settings, logits):
@@ -233,11 +237,11 @@ def run(
     sizes = dict(factor=factor, flip=flip, steps_per_epoch=steps_per_epoch)
     optimizer, steps = _make_steps(settings, student, teacher, **sizes)
     variables = models.initialize(student.model, key_for(seed, "student", "init"), side)
-    classes = np.eye(n_classes, dtype=np.float32)[distilled.labels]
-    arrays = (distilled.images_u8, _patch_targets(settings, distilled), classes)
+    classes = lambda rows: _one_hot(distilled.labels[rows], n_classes)  # of all at once: N x K
+    arrays = lambda rows: (distilled.images_u8[rows], _patch_targets(settings, distilled, rows), classes(rows))
     key = key_for(seed, "student", "views")
     teacher_variables = jax.device_put(teacher_variables if settings.labels == "online" else {})
-    most = _most_steps(batch_size, *arrays)
+    most = _most_steps(batch_size, *arrays(np.zeros(1, int)))
     tested = _test_epochs(settings)
     curve_E2 = np.full((len(tested), 2), np.nan)  # top-1 and top-5 at the tested epochs
 
@@ -252,7 +256,7 @@ def run(
 
     def load(indices_SB):
         padded = np.pad(indices_SB, ((0, most - len(indices_SB)), (0, 0)))
-        return len(indices_SB), *jax.device_put((padded.astype(np.int32), *(array[padded] for array in arrays)))
+        return len(indices_SB), *jax.device_put((padded.astype(np.int32), *arrays(padded)))
 
     def advance(learner, count, *rows):
         learner, losses_S = steps(learner, teacher_variables, key, count, *rows)
@@ -276,11 +280,17 @@ def nearest_neighbour(dataset, ipc: int, seed: int) -> float:
     rng = generator(seed, "neighbour")
     classes = (np.flatnonzero(dataset.train.labels == c) for c in range(len(dataset.class_names)))
     chosen = np.concatenate([rng.choice(rows, ipc, replace=False) for rows in classes])
-    references = dataset.train.images(chosen).reshape(len(chosen), -1).astype(np.float32)
+    references_u8 = dataset.train.images(chosen).reshape(len(chosen), -1)
     hits = 0
     for start in range(0, len(dataset.val), 1000):
         rows = np.arange(start, min(start + 1000, len(dataset.val)))
         images = dataset.val.images(rows).reshape(len(rows), -1).astype(np.float32)
-        distance = np.square(references).sum(1)[None, :] - 2 * images @ references.T
-        hits += int((dataset.train.labels[chosen][distance.argmin(1)] == dataset.val.labels[rows]).sum())
+        nearest, least = np.zeros(len(rows), int), np.full(len(rows), np.inf, np.float32)
+        for first in range(0, len(chosen), 200):
+            block = references_u8[first : first + 200].astype(np.float32)
+            distance = np.square(block).sum(1)[None, :] - 2 * (images @ block.T)
+            closer = distance.min(1) < least
+            nearest[closer] = first + distance[closer].argmin(1)
+            least = np.minimum(least, distance.min(1))
+        hits += int((dataset.train.labels[chosen][nearest] == dataset.val.labels[rows]).sum())
     return hits / len(dataset.val)

@@ -10,10 +10,12 @@ from infoutil_jax.checks import one_of
 from infoutil_jax.coresets import rounded
 from infoutil_jax.errors import DataError
 from infoutil_jax.keys import generator
+from infoutil_jax.progress import warn
 from infoutil_jax.types import Scores
 
 VERSION = 1
 GRADIENT_RULES = ("largest_gradient_norm", "smallest_gradient_norm", "middle_gradient_norm", "largest_correct")
+TIES = 0.1  # share of a class's crops that may be chosen by id alone without a warning
 FEATURE_RULES = ("herding", "k_means")
 RULES = (*GRADIENT_RULES, *FEATURE_RULES, "lowest_loss", "forgetting", "random")
 
@@ -78,11 +80,22 @@ def _first_of_each(rows, labels) -> np.ndarray:
     return rows[np.sort(first)]
 
 
+def ties(keys, rows, boxes, n: int) -> tuple[int, int]:
+    """Of the first n of `rows`, how many were chosen by id alone, and from how many others: the keys of both are those
+    of the last chosen one. The same box of the same image is no other crop."""
+    keys_NJ = np.stack([key[rows[:, 0], rows[:, 1]] for key in keys], axis=1)
+    tied_N = (keys_NJ == keys_NJ[n - 1]).all(axis=1)
+    crops = [(image, *box) for image, box in zip(rows[:, 0].tolist(), boxes[rows[:, 0], rows[:, 1]].tolist())]
+    others = {crop for crop, tied in zip(crops[n:], tied_N[n:]) if tied} - set(crops[:n])
+    return (int(tied_N[:n].sum()), len(others)) if others else (0, 0)
+
+
 def run(settings: Settings, seed: int, scores: Scores, boxes, ids, n: int, *, where: str) -> np.ndarray:
     """The n best crops of a class in rank order: (n, 2) int32 rows of (image, crop).
 
     scores (M, R), boxes (M, R, 4), ids of the M images. Permuting the candidates permutes nothing but the row numbers.
-    Raises DataError when fewer than n crops are left to choose from; `where` names the class in it.
+    Warns where more than TIES of them were chosen by id alone. Raises DataError when fewer than n crops are left to
+    choose from; `where` names the class in it.
     """
     if settings.rule in FEATURE_RULES:
         keys = (_places(settings.rule, scores.features, ids, n, seed),)
@@ -99,4 +112,7 @@ def run(settings: Settings, seed: int, scores: Scores, boxes, ids, n: int, *, wh
             f"select: {where} needs {n} crops (ipc x patches per image) but has {len(rows)} to choose from; lower ipc "
             "or compose.factor, raise candidates or crop.per_image, or set select.pool=all and select.duplicates=True."
         )
+    tied, others = ties(keys, rows, boxes, n)
+    if tied > TIES * n and tied + others > 2:  # two may agree in five digits by chance
+        warn(f"select: {where}, {settings.rule}: {tied} of {n} crops were chosen by id, {others} others score the same")
     return rows[:n]
