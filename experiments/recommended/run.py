@@ -45,6 +45,10 @@ TILES = {  # images per class -> what differs, students by the modern recipe; F 
             **K_MEANS, "compose.factor": 2, "label.teacher": "converged",
         },
         "2 x 2 whole images, k-means, 4000 epochs": {**K_MEANS, "compose.factor": 2, "evaluate.epochs": 4000},
+        "whole images, lowest loss, labels of epoch 1": {**LOWEST_LOSS, "teacher.early_epoch": 1},
+        "whole images, k-means, labels of epoch 1": {**K_MEANS, "teacher.early_epoch": 1},
+        "2 x 2 whole images, k-means, labels of epoch 1": {**K_MEANS, "compose.factor": 2, "teacher.early_epoch": 1},
+        "controls, labels of epoch 1": {"teacher.early_epoch": 1},
     },
     10: {
         "whole images, k-means": K_MEANS,
@@ -67,7 +71,8 @@ def cells():
         modern = {"recipe": "modern", "evaluate.test_every": 4000}
         yield search("modern, controls", modern, ("infoutil", *CONTROLS), ipc)
         for name, changes in variants.items():
-            yield search(f"modern, {name}", {**modern, **changes}, ipc=ipc)
+            methods = CONTROLS if name.startswith("controls") else ("infoutil",)
+            yield search(f"modern, {name}", {**modern, **changes}, methods, ipc)
 
 
 CELLS = list(cells())
