@@ -73,9 +73,10 @@ def test_a_run_that_fails_is_shown():
 
 def test_the_ratio_is_to_the_fewest_classes_and_earlier_runs_are_kept_of_the_same_code_only(tmp_path):
     runs = [
-        {"classes": 100, "peak_bytes": 90},
-        {"classes": 10, "peak_bytes": 100},
-        {"classes": 1000, "peak_bytes": 120},
+        {"classes": 100, "peak_bytes": 90, "cache_gib": 0.0},
+        {"classes": 10, "peak_bytes": 100, "cache_gib": 0.0},
+        {"classes": 1000, "peak_bytes": 120, "cache_gib": 0.0},
+        {"classes": 1000, "peak_bytes": 150, "cache_gib": 4.0},
     ]
     assert run.ratio(runs) == pytest.approx(1.2)
     path = tmp_path / "results.json"

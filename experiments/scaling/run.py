@@ -107,7 +107,9 @@ def earlier(path: Path, asked: dict) -> list[dict]:
 
 
 def ratio(runs: list[dict]) -> float:
-    """Memory of the hungriest run over that of the one with the fewest classes."""
+    """Memory of the hungriest run over that of the one with the fewest classes, of those that keep no decoded images: a
+    cache grows with the data, up to what it was given."""
+    runs = [run for run in runs if not run["cache_gib"]]
     return max(run["peak_bytes"] for run in runs) / min(runs, key=lambda run: run["classes"])["peak_bytes"]
 
 
@@ -126,7 +128,7 @@ def main() -> None:
         if not flags.smoke:
             runs.sort(key=lambda run: (run["cache_gib"], run["classes"]))
             flags.out.write_text(json.dumps({**asked, "ratio": ratio(runs), "runs": runs}, indent=1) + "\n")
-    print(f"\n{table(runs)}\n\nlargest over smallest run: {ratio(runs):.3f} (allowed: {ALLOWED})")
+    print(f"\n{table(runs)}\n\nlargest over smallest run without cache: {ratio(runs):.3f} (allowed: {ALLOWED})")
     sys.exit(0 if ratio(runs) <= ALLOWED else 1)
 
 
