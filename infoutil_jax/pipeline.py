@@ -226,7 +226,7 @@ def evaluate_sets(config: Config, dataset, teacher, directories: dict[str, Path]
         for labels, n_seeds in columns.items():
             for i in range(n_seeds):
                 label = f"{name}, {labels} labels, seed {i}"
-                curve = _student(
+                curve = train_student(
                     config, dataset, teacher, distilled, student, labels, config.seed + i, artifacts, label
                 )  # fmt: skip
                 curves[name][labels].append(curve)
@@ -246,7 +246,7 @@ def _neighbour(config: Config, dataset, artifacts: Path) -> list[float]:
     return store.cached_json(path, measure)
 
 
-def _student(
+def train_student(
     config: Config, dataset, teacher, distilled, student, labels: str, seed: int, artifacts: Path, label: str
 ) -> list:
     """One student's curve, trained unless it was before: the cache's name is made of the written bytes."""

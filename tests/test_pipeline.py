@@ -749,7 +749,7 @@ def test_a_student_goes_on_from_its_saves_which_go_when_its_curve_is_stored(tmp_
     distilled = SimpleNamespace(manifest={"label_teacher": "early", "shards": [{"sha256": "0"}]})
     teacher = SimpleNamespace(record={"early": {"sha256": "1"}}, network=None, variables=lambda which: None)
     digits = SimpleNamespace(content_id="0", val=None)
-    train = lambda seed: pipeline._student(tiny(), digits, teacher, distilled, None, "hard", seed, tmp_path, "a student")
+    train = lambda seed: pipeline.train_student(tiny(), digits, teacher, distilled, None, "hard", seed, tmp_path, "a student")
     with pytest.raises(Preempted):
         train(0)
     assert train(0) == train(0) == [[5, 0.5, 1.0]] and train(1) == [[5, 0.5, 1.0]]

@@ -78,7 +78,7 @@ def _students(bench: Bench, point, distilled) -> list:
     """A curve per seed. Students of equal pixels and labels are trained once, whatever coded them."""
     settings, labels = bench.settings, "online" if point.labels == "online" else "stored"
     return [
-        pipeline._student(
+        pipeline.train_student(
             settings, bench.dataset, bench.teacher, distilled, bench.student, labels, settings.seed + i,
             bench.artifacts, f"{point.name}, seed {i}",
         )
