@@ -1,18 +1,17 @@
-"""SIGKILL, SIGTERM and flipped bits against a run on the digits: what was tried, survived, detected, lost.
+"""SIGKILL, SIGTERM, flipped bits, exchanged artifacts and bad input: what was tried, survived, detected, lost.
 
-    python experiments/faults/run.py [--kills=200] [--stops=50] [--flips=2000] [--only=SIGKILL,SIGTERM,flips]
+    python experiments/faults/run.py [--kills=200] [--stops=50] [--flips=2000] [--swaps=50]
+                                     [--only=SIGKILL,SIGTERM,flips,swap,inputs]
     python experiments/faults/run.py --smoke      # a few of each
 
 Processes are real (starter.py forks main.py and signals it after a random time); the same command goes on until the run
-is finished, and every byte of its sets, scores and curves is compared with a run that was left alone. Flips are made
-one at a time in a finished run and looked for by `verify`. Writes results.json and results.md.
+is finished, and every byte of its sets, scores and curves is compared with a run that was left alone. Flips and swaps
+are made one at a time in a finished run and looked for by `verify` (damage.py). Bad inputs are tests (inputs.py).
+Writes results.json and results.md; each part has the commit that it is of.
 """
 
 import argparse
 import collections
-import contextlib
-import hashlib
-import io
 import json
 import os
 import random
@@ -26,7 +25,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
 
-from infoutil_jax import provenance, records, store, verify  # noqa: E402
+from experiments.faults import inputs  # noqa: E402
+from experiments.faults.damage import files, flip, hashes, swap  # noqa: E402
+from infoutil_jax import provenance, records, store  # noqa: E402
 
 RESULTS = (
     "config.json",
@@ -39,6 +40,7 @@ RESULTS = (
     "artifacts/evaluate",
 )
 ACKNOWLEDGED = ("artifacts/attribute", "artifacts/score", "artifacts/evaluate", "distilled", "controls", "shards")
+PARTS = ("SIGKILL", "SIGTERM", "flips", "swap", "inputs")
 STARTS = 100  # of one run, before it is given up as stuck
 
 
@@ -68,17 +70,6 @@ class Starter:
     def close(self) -> None:
         self._process.stdin.close()
         self._process.wait()
-
-
-def files(workdir: Path, folders) -> dict[str, Path]:
-    """Every file below `folders` that is no temporary one or lock, by its path."""
-    paths = [path for folder in folders for path in [workdir / folder, *(workdir / folder).rglob("*")]]
-    return {str(p.relative_to(workdir)): p for p in paths if p.is_file() and not p.name.startswith(".")}
-
-
-def hashes(workdir: Path, folders) -> dict[str, str]:
-    found = files(workdir, folders).items()
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found}
 
 
 def acknowledged(workdir: Path) -> dict[str, str]:
@@ -139,51 +130,6 @@ def interrupt(start: Starter, name: str, wanted: int, scratch: Path, whole: dict
                 "left_over_files": left, **({"seconds_to_exit": seconds} if seconds else {})}  # fmt: skip
 
 
-def kind(name: str) -> str:
-    """The kind of artifact that a file is."""
-    path = Path(name)
-    if ".tfrecord" in path.name:
-        return "shard"
-    if path.name in records.METADATA:
-        return "TFDS metadata"
-    if "snapshots" in path.parts or "saves" in path.parts:
-        return "checkpoint's hashes" if path.suffix == ".sha256" else "checkpoint"
-    if "correct" in path.parts:
-        return "forgetting history"
-    if path.name.startswith("epoch"):
-        return "teacher's accuracy"
-    folder = path.parts[1] if path.parts[0] == "artifacts" else path.parts[0]
-    return {"attribute": "attribution", "score": "scores", "evaluate": "curve", "shards": "shard's line"}.get(
-        folder, path.name
-    )
-
-
-def flip(workdir: Path, wanted: int, rng) -> dict:
-    """Flipped bits, one at a time, the same number for each kind of file that a later stage or run reads."""
-    unread = ("results.json", "report.html")
-    by_kind = collections.defaultdict(list)
-    for name, path in files(workdir, [""]).items():
-        if path.stat().st_size and path.name not in unread:
-            by_kind[kind(name)].append((name, path))
-    each, table = -(-wanted // len(by_kind)), {}
-    for title, members in sorted(by_kind.items()):
-        found = named = 0
-        for _ in range(each):
-            name, path = rng.choice(members)
-            content = path.read_bytes()
-            at = rng.randrange(8 * len(content))
-            path.write_bytes(content[: at // 8] + bytes([content[at // 8] ^ 1 << at % 8]) + content[at // 8 + 1 :])
-            with contextlib.redirect_stdout(io.StringIO()) as said:
-                code = verify.run(workdir)
-            path.write_bytes(content)
-            faults = [line for line in said.getvalue().splitlines() if "FAULT" in line]
-            found += code == 5
-            named += any(path.name in line or Path(name).stem in line for line in faults)
-        table[title] = {"tried": each, "detected": found, "right_file_named": named}
-        print(title, table[title], flush=True)
-    return table
-
-
 def markdown(results: dict) -> str:
     lines = ["| fault | tried | survived or detected | lost or silent | |", "|---|---|---|---|---|"]
     for name in ("SIGKILL", "SIGTERM"):
@@ -196,57 +142,88 @@ def markdown(results: dict) -> str:
             lines.append(
                 f"| {name} | {row['tried']} | {row['tried'] - row['lost']} | {row['lost']} | in {stages}{more} |"
             )
-    for title, row in results.get("flips", {}).items():
-        named = f"right file named: {row['right_file_named']}"
-        lines.append(
-            f"| a bit: {title} | {row['tried']} | {row['detected']} | {row['tried'] - row['detected']} | {named} |"
-        )
+    for part, what in (("flips", "a bit"), ("swap", "exchanged")):
+        for title, row in results.get(part, {}).items():
+            named = f"right file named: {row['right_file_named']}"
+            lines.append(
+                f"| {what}: {title} | {row['tried']} | {row['detected']} | {row['tried'] - row['detected']} | {named} |"
+            )
+    if rows := results.get("inputs"):
+        lines += ["", "Bad input, by the rows of [docs/input.md](../../docs/input.md), which has the outcomes:", ""]
+        lines += ["| row | input | tests | as stated | not | short of the fault matrix |", "|---|---|---|---|---|---|"]
+        for number, row in sorted(rows.items(), key=lambda item: int(item[0])):
+            failed = f"{len(row['failed'])}: {', '.join(row['failed'])}" if row["failed"] else "0"
+            counts = f"{row['tried']} | {row['as_stated']} | {failed}" if row["tried"] else "not tested | | "
+            lines.append(f"| {number} | {row['input']} | {counts} | {row['short']} |")
+    commits = ", ".join(f"{part} {commit[:12]}{commit[40:]}" for part, commit in results["commits"].items())
+    lines += ["", f"Of the commits (+: with changes, at least of this driver): {commits}."]
     return "\n".join(lines) + "\n"
 
 
 def write(flags, new: dict) -> dict:
-    """Adds `new` to what --out holds: parts may run side by side."""
+    """Adds `new` to what --out holds: parts may run one by one, and side by side."""
     path = flags.out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    setting = {"seed": flags.seed, "cpu_cores": os.cpu_count(), "environment": provenance.environment()}
+    environment = provenance.environment()
+    commits = results.get("commits", {}) | {part: environment["git"] for part in new}
+    setting = {"seed": flags.seed, "cpu_cores": os.cpu_count(), "environment": environment, "commits": commits}
     results |= new | setting | {"command": "python experiments/faults/run.py"}
     store.write_plain_json(path, results)
     (flags.out / "results.md").write_text(markdown(results))
     return results
 
 
+def harm(flags, scratch: Path) -> None:
+    """All that is done to runs."""
+    rng = random.Random(flags.seed)
+    start = Starter(scratch)
+    whole = scratch / "whole"
+    code, lived = start(whole)
+    if code:
+        sys.exit(f"error: the run that is left alone ended with {code}: {start.printed[-2000:]}")
+    alone = hashes(whole, RESULTS)
+    campaigns = [(n, count) for n, count in (("SIGKILL", flags.kills), ("SIGTERM", flags.stops)) if n in flags.only]
+    for name, count in campaigns:
+        for figures in interrupt(start, name, count, scratch, alone, lived / 2, rng):
+            write(flags, {name: figures})
+    start.close()
+    for name, damage, count in (("flips", flip, flags.flips), ("swap", swap, flags.swaps)):
+        if name in flags.only:
+            write(flags, {name: damage(whole, count, rng)})
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, count in (("kills", 200), ("stops", 50), ("flips", 2000)):
+    for name, count in (("kills", 200), ("stops", 50), ("flips", 2000), ("swaps", 50)):
         parser.add_argument(f"--{name}", type=int, default=count)
-    parser.add_argument("--only", default="SIGKILL,SIGTERM,flips")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=PARTS)
     parser.add_argument("--smoke", action="store_true", help="a few of each")
     parser.add_argument("--out", type=Path, help="by default beside this file, with --smoke runs/faults")
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
+    if unknown := set(flags.only) - set(PARTS):
+        parser.error(f"--only: no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     if flags.smoke:
-        flags.kills, flags.stops, flags.flips = 3, 1, 30
+        flags.kills, flags.stops, flags.flips, flags.swaps = 3, 1, 30, 10
     flags.out = flags.out or (ROOT / "runs" / "faults" if flags.smoke else HERE)
-    rng = random.Random(flags.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder)
-        start = Starter(scratch)
-        whole = scratch / "whole"
-        code, lived = start(whole)
-        if code:
-            sys.exit(f"error: the run that is left alone ended with {code}: {start.printed[-2000:]}")
-        alone = hashes(whole, RESULTS)
-        campaigns = [(n, count) for n, count in (("SIGKILL", flags.kills), ("SIGTERM", flags.stops)) if n in flags.only]
-        for name, count in campaigns:
-            for figures in interrupt(start, name, count, scratch, alone, lived / 2, rng):
-                results = write(flags, {name: figures})
-        start.close()
-        if "flips" in flags.only:
-            results = write(flags, {"flips": flip(whole, flags.flips, rng)})
-    print(markdown(results))
-    silent = sum(row["tried"] - row["right_file_named"] for row in results.get("flips", {}).values())
-    lost = sum(results.get(name, {}).get("lost", 0) for name in ("SIGKILL", "SIGTERM"))
-    return int(bool(silent or lost))
+    if set(flags.only) - {"inputs"}:
+        with tempfile.TemporaryDirectory() as folder:
+            harm(flags, Path(folder))
+    if "inputs" in flags.only:
+        few = {row: inputs.TESTS[row] for row in (41, 42)}
+        write(flags, {"inputs": inputs.run(few if flags.smoke else inputs.TESTS)})
+    print((flags.out / "results.md").read_text())
+    return int(fell_short(json.loads((flags.out / "results.json").read_text())))
+
+
+def fell_short(results: dict) -> bool:
+    """Whether anything was lost, not detected, not named, or not as stated; what is not tested or not promised is not."""
+    harmed = [row for part in ("flips", "swap") for row in results.get(part, {}).values()]
+    return (
+        any(results.get(name, {}).get("lost") for name in ("SIGKILL", "SIGTERM"))
+        or any(row["detected"] < row["tried"] or row["right_file_named"] < row["tried"] for row in harmed)
+        or any(row["failed"] for row in results.get("inputs", {}).values())
+    )
 
 
 if __name__ == "__main__":

@@ -33,46 +33,63 @@ SELECTIONS = {
     "whole images, herding": {"select.rule": "herding", **WHOLE},
 }
 CONTROLS = ("random_images", "random_crops", "rded")
-K_MEANS, LOWEST_LOSS = {"select.rule": "k_means", **WHOLE}, {"select.rule": "lowest_loss", **WHOLE}
-TILES = {  # images per class -> what differs, students by the modern recipe; F x F smaller images in one
-    1: {
-        "whole images, k-means": K_MEANS,
-        "2 x 2 whole images, k-means": {**K_MEANS, "compose.factor": 2},
-        "2 x 2 whole images, lowest loss": {**LOWEST_LOSS, "compose.factor": 2},
-        "2 x 2 Shapley crops, lowest loss": {**SELECTIONS["Shapley crops, lowest loss"], "compose.factor": 2},
-        "4 x 4 whole images, k-means": {**K_MEANS, "compose.factor": 4},
-        "2 x 2 whole images, k-means, converged labels": {
-            **K_MEANS, "compose.factor": 2, "label.teacher": "converged",
-        },
-        "2 x 2 whole images, k-means, 4000 epochs": {**K_MEANS, "compose.factor": 2, "evaluate.epochs": 4000},
-        "whole images, lowest loss, labels of epoch 1": {**LOWEST_LOSS, "teacher.early_epoch": 1},
-        "whole images, k-means, labels of epoch 1": {**K_MEANS, "teacher.early_epoch": 1},
-        "2 x 2 whole images, k-means, labels of epoch 1": {**K_MEANS, "compose.factor": 2, "teacher.early_epoch": 1},
-        "controls, labels of epoch 1": {"teacher.early_epoch": 1},
-    },
-    10: {
-        "whole images, k-means": K_MEANS,
-        "whole images, lowest loss": LOWEST_LOSS,
-        "2 x 2 whole images, k-means": {**K_MEANS, "compose.factor": 2},
-        "whole images, k-means, converged labels": {**K_MEANS, "label.teacher": "converged"},
-    },
-}  # fmt: skip
+STUDENTS = """
+1 | whole images, k-means
+1 | 2 x 2 whole images, k-means
+1 | 2 x 2 whole images, lowest loss
+1 | 2 x 2 Shapley crops, lowest loss
+1 | 4 x 4 whole images, k-means
+1 | 2 x 2 whole images, k-means; converged labels
+1 | whole images, lowest loss; labels of epoch 1
+1 | whole images, k-means; labels of epoch 1
+1 | 2 x 2 whole images, k-means; labels of epoch 1
+1 | controls; labels of epoch 1
+1 | 2 x 2 whole images, k-means; 4000 epochs
+1 | 2 x 2 whole images, lowest loss; 4000 epochs
+1 | 2 x 2 Shapley crops, lowest loss; 4000 epochs
+1 | 2 x 2 whole images, lowest loss; 4000 epochs; labels of epoch 1
+1 | controls; 4000 epochs
+1 | 2 x 2 controls; 4000 epochs
+10 | whole images, k-means
+10 | whole images, lowest loss
+10 | 2 x 2 whole images, k-means
+10 | 2 x 2 whole images, lowest loss
+10 | whole images, k-means; converged labels
+"""  # by the modern recipe: IPC | crops and rule, F x F of them in an image; what else differs
+ELSE = {
+    "converged labels": {"label.teacher": "converged"},
+    "labels of epoch 1": {"teacher.early_epoch": 1},
+    "4000 epochs": {"evaluate.epochs": 4000},
+}
 
 
-def search(name, changes, methods=("infoutil",), ipc=10):
+def search(ipc, name, changes, methods=("infoutil",)):
     return Cell(f"search ipc {ipc}: {name}", f"configs/cifar10_ipc{ipc}.py", {**SPLIT, **changes}, methods, {})
 
 
+def modern(line):
+    """A cell of a line of STUDENTS."""
+    ipc, name = line.split(" | ")
+    what, *others = name.split("; ")
+    tiles, _, rest = what.partition(" x ")
+    factor, what = (int(tiles), rest.partition(" ")[2]) if rest else (1, what)
+    changes = {"recipe": "modern", "evaluate.test_every": 4000, "compose.factor": factor, **SELECTIONS.get(what, {})}
+    for other in others:
+        changes |= ELSE[other]
+    controls = ("random_mosaics" if factor > 1 else "random_images", *CONTROLS[1:])
+    return search(
+        int(ipc), f"modern, {name.replace(';', ',')}", changes, ("infoutil",) if what in SELECTIONS else controls
+    )
+
+
 def cells():
-    yield search("controls", {}, CONTROLS)
+    yield search(10, "controls", {}, CONTROLS)
     for name, changes in SELECTIONS.items():
-        yield search(name, changes)
-    for ipc, variants in TILES.items():
-        modern = {"recipe": "modern", "evaluate.test_every": 4000}
-        yield search("modern, controls", modern, ("infoutil", *CONTROLS), ipc)
-        for name, changes in variants.items():
-            methods = CONTROLS if name.startswith("controls") else ("infoutil",)
-            yield search(f"modern, {name}", {**modern, **changes}, methods, ipc)
+        yield search(10, name, changes)
+    for ipc in (1, 10):
+        shared = {"recipe": "modern", "evaluate.test_every": 4000}
+        yield search(ipc, "modern, controls", shared, ("infoutil", *CONTROLS))
+    yield from map(modern, STUDENTS.split("\n")[1:-1])
 
 
 CELLS = list(cells())
