@@ -6,10 +6,12 @@ import contextlib
 import hashlib
 import io
 import itertools
+import shutil
 from pathlib import Path
 
-from infoutil_jax import records, verify
+from infoutil_jax import records, store, verify
 
+TEACHER = "artifacts/teacher/" + "0" * 16
 UNREAD = ("results.json", "report.html")
 
 
@@ -74,6 +76,7 @@ def swap(workdir: Path, wanted: int, rng) -> dict:
     differing = lambda pair: pair[0].read_bytes() != pair[1].read_bytes()
     pairs = {title: list(filter(differing, itertools.combinations(paths, 2))) for title, paths in kinds.items()}
     pairs = {title.replace("'s hashes", ""): members for title, members in pairs.items() if members}
+    pairs |= _histories(workdir)
 
     @contextlib.contextmanager
     def swapped(pair: tuple[Path, Path]):
@@ -81,7 +84,19 @@ def swap(workdir: Path, wanted: int, rng) -> dict:
         yield pair
         _exchange(*pair)
 
-    return _campaign(workdir, pairs, -(-wanted // len(pairs)), rng, swapped)
+    table = _campaign(workdir, pairs, -(-wanted // len(pairs)), rng, swapped)
+    shutil.rmtree(workdir / TEACHER, ignore_errors=True)
+    return table
+
+
+def _histories(workdir: Path) -> dict[str, list]:
+    """Every epoch's forgetting history and that of a second teacher, made here; the tiny run has but one teacher."""
+    pairs = []
+    for path in sorted(workdir.glob("artifacts/teacher/*/correct/*.npz")):
+        other = workdir / TEACHER / "correct" / path.name
+        store.save_arrays(other, {name: values[::-1] for name, values in store.load_arrays(path).items()})
+        pairs.append((path, other))
+    return {"forgetting history, of another teacher": pairs} if pairs else {}
 
 
 def _exchange(one: Path, other: Path) -> None:

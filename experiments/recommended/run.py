@@ -55,6 +55,10 @@ STUDENTS = """
 10 | 2 x 2 whole images, k-means
 10 | 2 x 2 whole images, lowest loss
 10 | whole images, k-means; converged labels
+10 | whole images, lowest loss; labels of epoch 1
+10 | 2 x 2 whole images, lowest loss; labels of epoch 1
+10 | whole images, k-means; labels of epoch 1
+10 | controls; labels of epoch 1
 """  # by the modern recipe: IPC | crops and rule, F x F of them in an image; what else differs
 ELSE = {
     "converged labels": {"label.teacher": "converged"},
