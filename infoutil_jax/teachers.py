@@ -102,7 +102,7 @@ def _wants_forgetting(config: Config) -> bool:
 
 def _history(directory: Path, epoch: int) -> Path:
     """Which training images the network in training was right about in one epoch."""
-    return directory / "correct" / f"{epoch}.npz"
+    return directory / f"correct{epoch}.npz"  # beside the fingerprint, which its seal covers
 
 
 def _keep(directory: Path, epoch: int, correct_N) -> None:
@@ -116,8 +116,6 @@ def _forgotten(epochs: int, directory: Path, split) -> dict[str, int]:
     paths = [_history(directory, epoch) for epoch in range(1, epochs + 1)]
     absent = [path.name for path in paths if not path.exists()]
     if absent:
-        raise CorruptArtifact(
-            f"{directory}/correct: {', '.join(absent)} are missing; delete {directory} to train again."
-        )
+        raise CorruptArtifact(f"{directory}: {', '.join(absent)} are missing; delete it to train again.")
     correct_EN = np.stack([np.unpackbits(store.load_arrays(path)["bits"], count=len(split)) for path in paths])
     return dict(zip(split.ids, coresets.forgetting_counts(correct_EN).tolist()))

@@ -83,10 +83,10 @@ def test_what_verify_sees_and_names_is_detected_and_the_run_is_left_as_it_was(wo
 
 
 def test_an_epochs_history_is_exchanged_for_that_of_another_teacher(workdir, monkeypatch):
-    correct = workdir / f"artifacts/teacher/{'b' * 16}/correct"
-    store.save_arrays(correct / "1.npz", {"bits": np.uint8([1, 2])})
+    teacher = workdir / f"artifacts/teacher/{'b' * 16}"
+    store.save_arrays(teacher / "correct1.npz", {"bits": np.uint8([1, 2])})
     before, seen = damage.hashes(workdir, [""]), []
-    monkeypatch.setattr(damage.verify, "run", lambda path: seen.append((correct / "1.npz").read_bytes()) or 0)
+    monkeypatch.setattr(damage.verify, "run", lambda path: seen.append((teacher / "correct1.npz").read_bytes()) or 0)
     found = damage.swap(workdir, 4, random.Random(0))
     assert found["forgetting history, of another teacher"] == {"tried": 1, "detected": 0, "right_file_named": 0}
     assert np.uint8([2, 1]).tobytes() in seen[-1] and damage.hashes(workdir, [""]) == before

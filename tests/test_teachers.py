@@ -46,7 +46,7 @@ def test_forgetting_is_counted_by_image_and_only_where_a_rule_asks(dataset, tmp_
     assert {name: n for name, n in forgotten.items() if n} == {dataset.train.ids[5]: 1, dataset.train.ids[9]: 3}
     assert set(forgotten) == set(dataset.train.ids)
     assert teachers.obtain(tiny("infoutil"), dataset, tmp_path).forgotten is None
-    next(tmp_path.rglob("correct/2.npz")).unlink()
+    next(tmp_path.rglob("correct2.npz")).unlink()
     with pytest.raises(CorruptArtifact, match="2.npz are missing; delete .* to train again"):
         teachers.obtain(tiny("forgetting"), dataset, tmp_path)
 

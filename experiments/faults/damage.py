@@ -35,7 +35,7 @@ def kind(name: str) -> str:
         return "TFDS metadata"
     if "snapshots" in path.parts or "saves" in path.parts:
         return "checkpoint's hashes" if path.suffix == ".sha256" else "checkpoint"
-    if "correct" in path.parts:
+    if path.name.startswith("correct"):
         return "forgetting history"
     if path.name.startswith("epoch"):
         return "teacher's accuracy"
@@ -92,8 +92,8 @@ def swap(workdir: Path, wanted: int, rng) -> dict:
 def _histories(workdir: Path) -> dict[str, list]:
     """Every epoch's forgetting history and that of a second teacher, made here; the tiny run has but one teacher."""
     pairs = []
-    for path in sorted(workdir.glob("artifacts/teacher/*/correct/*.npz")):
-        other = workdir / TEACHER / "correct" / path.name
+    for path in sorted(workdir.glob("artifacts/teacher/*/correct*.npz")):
+        other = workdir / TEACHER / path.name
         store.save_arrays(other, {name: values[::-1] for name, values in store.load_arrays(path).items()})
         pairs.append((path, other))
     return {"forgetting history, of another teacher": pairs} if pairs else {}

@@ -110,9 +110,10 @@ def interrupt(start: Starter, name: str, wanted: int, scratch: Path, whole: dict
             kept = now
             if code == 0:
                 break
-            if code not in (-9, 75):
+            begun = code != -15 or start.printed  # before, no handler is there and nothing to save
+            if begun and code not in (-9, 75):
                 faults.append(f"run {runs}: exit code {code}: {start.printed[-500:]}")
-            tried[stage(workdir)] += 1
+            tried[stage(workdir) if begun else "imports"] += 1
             after.append(lived - seconds)
         else:
             faults.append(f"run {runs}: not finished after {STARTS} starts")
@@ -139,6 +140,7 @@ def markdown(results: dict) -> str:
             )
             more = row.get("seconds_to_exit")
             more = f"; exit after {more['median']:.1f} s (median), {more['largest']:.1f} s (largest)" if more else ""
+            more += "".join(f"; {' '.join(fault.split())}" for fault in row["faults"])
             lines.append(
                 f"| {name} | {row['tried']} | {row['tried'] - row['lost']} | {row['lost']} | in {stages}{more} |"
             )
