@@ -86,6 +86,20 @@ def modern(line):
     )
 
 
+def chosen():
+    """What the search chose, on the test set, and other sets for the same students."""
+    students = {
+        "recipe": "modern", "compose.factor": 2, "teacher.early_epoch": 1, "evaluate.epochs": 4000,
+        "evaluate.test_every": 400, "evaluate.hard_seeds": 0,
+    }  # fmt: skip
+    easy = SELECTIONS["whole images, lowest loss"]
+    for name, changes, methods in (
+        ("2 x 2 whole images, lowest loss", easy, ("infoutil",)),
+        ("controls", {}, ("infoutil", "random_mosaics", "rded")),
+    ):
+        yield Cell(f"chosen ipc 1: {name}", "configs/cifar10_ipc1.py", {**students, **changes}, methods, {})
+
+
 def cells():
     yield search(10, "controls", {}, CONTROLS)
     for name, changes in SELECTIONS.items():
@@ -94,6 +108,7 @@ def cells():
         shared = {"recipe": "modern", "evaluate.test_every": 4000}
         yield search(ipc, "modern, controls", shared, ("infoutil", *CONTROLS))
     yield from map(modern, STUDENTS.split("\n")[1:-1])
+    yield from chosen()
 
 
 CELLS = list(cells())
