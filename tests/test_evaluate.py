@@ -440,7 +440,7 @@ def test_stored_logits_stay_logits_where_the_loss_is_of_logits():
 
 
 BAD = [{"labels": "soft"}, {"loss": "l1"}, {"schedule": "step"}, {"ema": 1}, {"augment": "x"}, {"epochs": 0}]
-BAD += [{"temperature": 0}, {"zoom": 2}, {"model": "vgg"}]
+BAD += [{"temperature": 0}, {"temperature": -1}, {"zoom": 2}, {"model": "vgg"}]
 
 
 @pytest.mark.parametrize("bad", BAD)

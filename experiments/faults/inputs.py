@@ -147,7 +147,6 @@ SHORT = {  # of what the fault matrix asks
     44: "no test changes the locale; names are sorted as bytes",
     48: "exit code 3 where the matrix has 2",
     50: "flipped bits go unseen without teacher.weights_sha256, as in the matrix",
-    54: "a temperature of 0 is tried, no negative one",
 }
 
 

@@ -13,7 +13,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +21,7 @@ from infoutil_jax import losses, models
 from infoutil_jax.checks import one_of
 from infoutil_jax.data import augment
 from infoutil_jax.stages import evaluate
-from infoutil_jax.stages.score import LAST_LAYER
+from infoutil_jax.stages.score import last_layer_input
 from infoutil_jax.utility import square_sum
 
 
@@ -271,17 +270,7 @@ def _class_labels(images, n_classes: int):
 
 
 def _features(network, variables, images_BHWC, *, train: bool):
-    """What the last layer is given (B, D)."""
-    seen = []
-
-    def watch(call, args, kwargs, context):
-        if context.module.name == LAST_LAYER:
-            seen.append(args[0])
-        return call(*args, **kwargs)
-
-    with nn.intercept_methods(watch):
-        _apply(network, variables, images_BHWC, train=train)
-    return seen[-1].astype(jnp.float32)
+    return last_layer_input(lambda: _apply(network, variables, images_BHWC, train=train))
 
 
 def _apply(network, variables, images_BHWC, *, train: bool):

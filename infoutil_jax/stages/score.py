@@ -83,19 +83,25 @@ def run(settings: Settings, network, variables, crops_u8, label: int, side: int,
     return Scores(*(a.reshape(shape) for a in (loss, correct, norms)))
 
 
+def last_layer_input(apply) -> jax.Array:
+    """Features (B, D) float32: what the last layer is given while apply() runs a network."""
+    seen = []
+
+    def watch(call, args, kwargs, context):
+        if context.module.name == LAST_LAYER:
+            seen.append(args[0])
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(watch):
+        apply()
+    return seen[-1].astype(jnp.float32)
+
+
 @functools.lru_cache(maxsize=None)
 def _features_fn(network: train.Network, fit: str, side: int):
     def features(variables, crops_u8):
-        seen = []
-
-        def watch(call, args, kwargs, context):
-            if context.module.name == LAST_LAYER:
-                seen.append(args[0])
-            return call(*args, **kwargs)
-
-        with nn.intercept_methods(watch):
-            network.model.apply(variables, _to_input(network, fit, side, crops_u8), train=False)
-        return seen[-1].astype(jnp.float32)
+        inputs = _to_input(network, fit, side, crops_u8)
+        return last_layer_input(lambda: network.model.apply(variables, inputs, train=False))
 
     return features
 
