@@ -30,7 +30,7 @@ def get_config():
     c.candidates = 300  # real images a class may choose from (a random choice of them; fewer where it has fewer)
     # the first fills distilled/, the others are its controls:
     # infoutil | random_images (whole) | random_mosaics (2x2 of whole) | random_crops (same window, anywhere) | rded
-    # | herding | k_means | forgetting (coresets of whole images)
+    # | easy_images (whole, of the lowest loss) | herding | k_means | forgetting (coresets of whole images)
     c.methods = ("infoutil", "random_images", "random_crops", "rded")
 
     c.data = ConfigDict()

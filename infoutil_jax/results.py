@@ -17,6 +17,7 @@ TITLES = {
     "infoutil": "InfoUtil",
     "random_images": "random images",
     "random_mosaics": "random mosaics",
+    "easy_images": "easy images",
     "herding": "herding",
     "k_means": "k-means",
     "forgetting": "forgetting",

@@ -15,6 +15,7 @@ METHODS = {
     "infoutil": {},
     "random_images": WHOLE | {"compose": {"factor": 1}},
     "random_mosaics": WHOLE | {"compose": {"factor": 2}},
+    "easy_images": WHOLE | {"select": {"rule": "lowest_loss", "pool": "best_per_image"}},
     "herding": WHOLE | {"compose": {"factor": 1}, "select": {"rule": "herding", "pool": "best_per_image"}},
     "forgetting": WHOLE | {"compose": {"factor": 1}, "select": {"rule": "forgetting", "pool": "best_per_image"}},
     "k_means": WHOLE | {"compose": {"factor": 1}, "select": {"rule": "k_means", "pool": "best_per_image"}},

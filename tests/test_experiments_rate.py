@@ -17,7 +17,7 @@ from infoutil_jax.rate import entropy, image_codecs, labels
 
 SMOKE = ["--smoke", "--methods=random_images"]
 ONLY = "--only=png sheets|webp sheets|jpeg sheets|codec, mse"
-FULL = SimpleNamespace(smoke=False, data_dir="", seeds=3, runs=None)
+FULL = SimpleNamespace(set="cifar10", smoke=False, data_dir="", seeds=3, runs=None)
 
 
 # Points
@@ -31,10 +31,19 @@ def test_every_point_has_a_name_of_its_own_and_settings_that_are_allowed():
     assert {point.labels for point in points} == streams
     settings = {(p.method, p.ipc): run.settings_of(p, FULL) for p in points}
     assert len({measure.identity(settings[p.method, p.ipc], p) for p in points}) == len(points)
+    assert {p.images.width for p in points if "distribution" in p.coder} == {32, 128}  # this machine's and DD-RUO's
     by_utility = {p.images.utility: 0 for p in points if isinstance(p.images, Latents)}
     assert set(by_utility) == {"mse", "teacher_kl", "teacher_features", "distribution_matching"}
     assert {p.images.scope for p in points if isinstance(p.images, Latents) and p.ipc == 1} == {"dataset"}
     assert not [p for p in all_points(("infoutil",), (1,), n_classes=2) if "top" in p.labels]  # no rest to leave out
+
+
+def test_larger_images_get_as_many_bits_a_pixel():
+    small, large = (all_points(("infoutil",), (10,), 10, side) for side in (32, 128))
+    bits = [[p.images.bits for p in points if isinstance(p.images, Latents)] for points in (small, large)]
+    assert bits[0] and [16 * of for of in bits[0]] == bits[1]
+    settings = run.settings_of(large[0], SimpleNamespace(**{**vars(FULL), "set": "imagenette"}))
+    assert (settings.data.image_size, settings.evaluate.model) == (128, "convnet5")
 
 
 def test_a_record_is_of_its_settings_and_not_of_the_number_of_students():

@@ -14,7 +14,7 @@ FIT = fit.Settings()  # lambdas are where steering begins, in units of mean squa
 IMAGES = 10  # of a class in a step
 BITS_A_VALUE = 7  # of a network, measured: what is left of the rate is the latents'
 BESIDE_MSE = ("teacher_kl", "teacher_features")  # as much mse again keeps images natural where the teacher is blind
-DM_WIDTH, DM_REAL = 32, 64  # of random ConvNets, and real images a class: DD-RUO's 128 and 256 want a GPU
+REAL = 2  # real images a class for each channel of distribution matching's networks: DD-RUO has 256 for 128
 NOISE = 0.05  # of pixels, where gradients are compared
 
 
@@ -47,33 +47,35 @@ def _training(bench, point, settings: codec.Settings) -> fit.Settings:
 
 def _make(bench, point, settings, training, soft_labels: bytes) -> bytes:
     own = bench.distilled
-    utility = _utility(bench, point.images.utility)
+    utility = _utility(bench, point.images)
     params = fit.fit(settings, training, own.images_u8, own.labels, utility, bench.settings.seed).params
     units, latents_UnL, _ = quantize.quantise(settings, params)
     n_classes = len(bench.dataset.class_names)
     return container.encode(units, latents_UnL, own.labels, n_classes, soft_labels, own.manifest["config"])
 
 
-def _utility(bench, name: str) -> objectives.Utility:
+def _utility(bench, latents) -> objectives.Utility:
     """What the codec is trained for, in units of mean squared error: its gradient is as long."""
-    images_u8 = bench.distilled.images_u8
+    name, images_u8 = latents.utility, bench.distilled.images_u8
     mse = objectives.utility("mse", images_u8=images_u8)
     if name == "mse":
         return mse
-    own = objectives.utility(name, **_arguments(bench, name))
+    own = objectives.utility(name, **_arguments(bench, latents))
     in_its_units = _gradient(bench, mse) / _gradient(bench, own), own
     return objectives.weighted_sum(in_its_units, *[(1.0, mse)] * (name in BESIDE_MSE))
 
 
-def _arguments(bench, name: str) -> dict:
+def _arguments(bench, latents) -> dict:
     settings, dataset = bench.settings, bench.dataset
     factor = round(bench.distilled.patch_logits.shape[1] ** 0.5)
     shared = dict(students=settings.students, factor=factor, flip=settings.data.flip)
-    if name == "distribution_matching":
+    if latents.utility == "distribution_matching":
         shape = (len(dataset.class_names), settings.data.mean, settings.data.std)
         rows = [np.flatnonzero(dataset.train.labels == label) for label in range(len(dataset.class_names))]
-        network = teacher_stage.build_network("convnet3", min(DM_WIDTH, settings.evaluate.width or DM_WIDTH), *shape)
-        return shared | {"real": [dataset.train.images(r) for r in rows], "network": network, "per_class": DM_REAL}
+        width = min(latents.width, settings.evaluate.width or latents.width)
+        network = teacher_stage.build_network(f"{settings.evaluate.model}_in", width, *shape)
+        real = {"real": [dataset.train.images(r) for r in rows], "per_class": REAL * latents.width}
+        return shared | {"network": network} | real
     variables = bench.teacher.variables(settings.label.teacher)
     return shared | {"images_u8": bench.distilled.images_u8, "teacher": bench.teacher.network, "variables": variables}
 

@@ -21,8 +21,8 @@ from experiments.rate_utility import compare  # noqa: E402
 TM_RUO = {106_500: 70.3, 774_000: 77.5, 2_010_000: 79.7}  # DD-RUO (arXiv 2507.17221), read off its figure
 INFOUTIL = {98_304: 28.5, 983_040: 54.1, 4_915_200: 69.8}  # InfoUtil's Table 1, at float32 pixels
 PUBLISHED = {
-    "TM-RUO: latents and networks, estimated; no header, steps, labels": (TM_RUO, "*"),
-    "InfoUtil as published: float32 pixels; no labels, no teacher": (INFOUTIL, "P"),
+    "TM-RUO on CIFAR-10: latents and networks, estimated; no header, steps, labels": (TM_RUO, "*"),
+    "InfoUtil on CIFAR-10 as published: float32 pixels; no labels, no teacher": (INFOUTIL, "P"),
 }
 COLOURS = {
     "png": "#999999", "jpeg": "#e3bd57", "webp": "#4c72b0", "avif": "#55a868", "codec, mse": "#e9b1b3",

@@ -14,6 +14,8 @@ LABELS = {
 COMMON_LABELS = "step 1"  # of all points whose images differ
 UTILITIES = ("mse", "teacher_kl", "teacher_features", "distribution_matching")
 RATES = (280, 600, 1200, 2050)  # bits an image, the last is DD-RUO's smallest CIFAR-10 point at IPC 50
+PIXELS = 32**2  # of an image at these rates; larger ones get as many bits a pixel
+WIDTHS = {"distribution_matching": (32, 128)}  # of its random ConvNets; 128 is DD-RUO's and wants a GPU
 SMALL = 10  # below this IPC networks outweigh the latents: one unit for the set, and four times the bits an image
 
 
@@ -24,6 +26,7 @@ class Latents:
     utility: str  # one of UTILITIES
     bits: int  # of images and networks together, per image
     scope: str  # who shares networks: class | dataset
+    width: int = 0  # of distribution matching's random ConvNets
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Point:
     def coder(self) -> str:
         """What the curve that this point is on is called."""
         if isinstance(self.images, Latents):
-            return f"codec, {self.images.utility}"
+            return f"codec, {self.images.utility}" + f" {self.images.width}" * bool(self.images.width)
         return f"{self.images.format} {'sheets' if self.images.sheets else 'files'}"
 
     @property
@@ -56,15 +59,16 @@ def _quality(images) -> str:
     return "lossless" if images.quality is None else f"quality {images.quality}"
 
 
-def all_points(methods, ipcs, n_classes: int) -> list[Point]:
-    """Labels first, as the images' points depend on what they show; then standard formats; then the codec."""
+def all_points(methods, ipcs, n_classes: int, side: int = 32) -> list[Point]:
+    """Labels first, as the images' points depend on what they show; then standard formats; then the codec. Images have
+    side x side pixels."""
     found = []
     for ipc in ipcs:
         for method in methods:
             exact = image_codecs.Settings("png", sheets=True)
             found += [Point(method, ipc, exact, name) for name in LABELS if _possible(name, n_classes)]
             found += [Point(method, ipc, images, COMMON_LABELS) for images in _standard() if images != exact]
-            found += [Point(method, ipc, latents, COMMON_LABELS) for latents in _latents(ipc)]
+            found += [Point(method, ipc, latents, COMMON_LABELS) for latents in _latents(ipc, side)]
     return found
 
 
@@ -80,12 +84,15 @@ def _standard():
             yield from (image_codecs.Settings(format_, quality, sheets) for quality in qualities)
 
 
-def _latents(ipc: int):
+def _latents(ipc: int, side: int):
     scope, times = ("dataset", 4) if ipc < SMALL else ("class", 1)
     for utility in UTILITIES:
-        yield from (Latents(utility, times * rate, scope) for rate in RATES)
+        for width in WIDTHS.get(utility, (0,)):
+            yield from (Latents(utility, times * rate * side**2 // PIXELS, scope, width) for rate in RATES)
 
 
 def at_toy_size(points: list[Point]) -> list[Point]:
-    """Of every curve the first point, for --smoke."""
-    return list({(p.method, p.ipc, p.coder, p.labels): p for p in reversed(points)}.values())[::-1]
+    """Of every curve the first point, at the least width, for --smoke."""
+    return list({(p.method, p.ipc, p.coder.rstrip(" 0123456789"), p.labels): p for p in reversed(points)}.values())[
+        ::-1
+    ]

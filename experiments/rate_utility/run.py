@@ -1,11 +1,11 @@
 """What a distilled set is worth per bit: CIFAR-10, ConvNet-3, in standard image formats, label streams and the codec.
 
     python experiments/rate_utility/run.py --data_dir=DIR [--ipcs=1,10,50] [--methods=infoutil,random_images]
-        [--only=REGEX] [--seeds=5] [--runs=DIR] [--artifacts=DIR]
+        [--only=REGEX] [--seeds=5] [--set=cifar10|imagenette] [--runs=DIR] [--artifacts=DIR]
     python experiments/rate_utility/run.py --list     # runs nothing: the points, and results.md and curves.svg anew
     python experiments/rate_utility/run.py --smoke    # two classes of digits at 16 px; its figures mean nothing
 
-DIR is TFDS's data_dir with cifar10 prepared. A point is a set through an image coder and a label coder, and students on
+DIR is TFDS's data_dir with the set prepared. A point is a set through an image coder and a label coder, and students on
 what the bytes decode to. results.json is written after every point; one that is there with as many seeds is not run
 again. Teachers, sets, coded sets and students are found again in --artifacts and --runs.
 """
@@ -29,7 +29,8 @@ from experiments.rate_utility.points import Latents, all_points, at_toy_size  # 
 from infoutil_jax import compilation, config, provenance, results, store  # noqa: E402
 from infoutil_jax.errors import InfoUtilError  # noqa: E402
 
-CLASSES = 10  # of CIFAR-10
+CLASSES = 10  # of either set
+SETS = {"cifar10": ("", 32), "imagenette": (",convnet5", 128)}  # what names the network in the config, side of an image
 SECONDS = {"stored": 0.0033, "online": 0.0044}  # of a student, an image and epoch: one of two processes on two cores
 
 
@@ -37,12 +38,13 @@ def main(argv: list[str] | None = None) -> None:
     """Measures the points that the command line names and that are missing."""
     flags = _parse(argv)
     logging.set_verbosity(logging.WARNING)
-    everything = all_points(flags.methods, flags.ipcs, toy.CLASSES if flags.smoke else CLASSES)
+    sizes = (toy.CLASSES, 16) if flags.smoke else (CLASSES, SETS[flags.set][1])
+    everything = all_points(flags.methods, flags.ipcs, *sizes)
     everything = at_toy_size(everything) if flags.smoke else everything
     wanted = [point for point in everything if re.search(flags.only, point.name)]
     if not wanted:
         sys.exit(f"error: --only={flags.only!r} names no point; --list shows all {len(everything)}.")
-    out = flags.runs / "rate_utility" if flags.smoke else HERE
+    out = flags.runs / "rate_utility" if flags.smoke else HERE / flags.set.replace("cifar10", "")
     try:
         settings = {(p.method, p.ipc): settings_of(p, flags) for p in wanted}
         if flags.list:
@@ -57,7 +59,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parse(argv) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default="", help="TFDS's data_dir with cifar10; by default TFDS's own")
+    parser.add_argument("--data_dir", default="", help="TFDS's data_dir; by default TFDS's own")
+    parser.add_argument("--set", default="cifar10", choices=SETS, help="imagenette: ConvNet-5 at 128 px, wants a GPU")
     parser.add_argument("--ipcs", help="images per class; by default 1,10,50, with --smoke 2")
     parser.add_argument("--methods", default="infoutil,random_images", help="of the sets")
     parser.add_argument("--only", default="", metavar="REGEX", help="points whose name this is found in")
@@ -79,7 +82,7 @@ def settings_of(point, flags):
     if flags.smoke:
         c = toy.get_config(point.ipc, flags.runs)
     else:
-        c = config.load(f"{ROOT}/configs/cifar10.py:{point.ipc}")
+        c = config.load(f"{ROOT}/configs/{flags.set}.py:{point.ipc}{SETS[flags.set][0]}")
         c.data.path = flags.data_dir
     c.methods = (point.method,)
     c.update_from_flattened_dict({"evaluate.labels": "stored", "evaluate.seeds": flags.seeds, "evaluate.hard_seeds": 0})
@@ -123,7 +126,8 @@ def _add(out: Path, point, record: dict, settings, flags) -> None:
 
 def _command(point, flags) -> str:
     given = [f"--only='^{point.name}$'", f"--ipcs={point.ipc}", f"--methods={point.method}", f"--seeds={flags.seeds}"]
-    given += ["--smoke"] * flags.smoke + ["--data_dir=DATA_DIR"] * bool(flags.data_dir)
+    given += [f"--set={flags.set}"] * (flags.set != "cifar10") + ["--smoke"] * flags.smoke
+    given += ["--data_dir=DATA_DIR"] * bool(flags.data_dir)
     return " ".join(["python experiments/rate_utility/run.py", *given])
 
 
