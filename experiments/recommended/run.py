@@ -57,12 +57,15 @@ STUDENTS = """
 10 | whole images, k-means; converged labels
 10 | whole images, lowest loss; labels of epoch 1
 10 | 2 x 2 whole images, lowest loss; labels of epoch 1
+10 | whole images, lowest loss; labels of epoch 5
+10 | 2 x 2 whole images, lowest loss; labels of epoch 5
 10 | whole images, k-means; labels of epoch 1
 10 | controls; labels of epoch 1
 """  # by the modern recipe: IPC | crops and rule, F x F of them in an image; what else differs
 ELSE = {
     "converged labels": {"label.teacher": "converged"},
     "labels of epoch 1": {"teacher.early_epoch": 1},
+    "labels of epoch 5": {"teacher.early_epoch": 5},
     "4000 epochs": {"evaluate.epochs": 4000},
 }
 
