@@ -34,7 +34,6 @@ def test_every_point_has_a_name_of_its_own_and_settings_that_are_allowed():
     assert {p.images.width for p in points if "distribution" in p.coder} == {32, 128}  # this machine's and DD-RUO's
     by_utility = {p.images.utility: 0 for p in points if isinstance(p.images, Latents)}
     assert set(by_utility) == {"mse", "teacher_kl", "teacher_features", "distribution_matching"}
-    assert {p.images.scope for p in points if isinstance(p.images, Latents) and p.ipc == 1} == {"dataset"}
     assert not [p for p in all_points(("infoutil",), (1,), n_classes=2) if "top" in p.labels]  # no rest to leave out
 
 
@@ -216,7 +215,7 @@ def test_without_matplotlib_the_results_are_there_and_the_way_to_the_plot_is_sai
         run.publish(tmp_path)
     assert "pip install -e .[bench]" in printed.getvalue() and not (tmp_path / "curves.svg").exists()
     page = (tmp_path / "results.md").read_text()
-    assert "| random_images ipc 2: jpeg sheets, quality 2; labels step 1 |" in page and "**Within 106,500 bits" in page
+    assert "| random_images ipc 2: jpeg sheets, quality 5; labels step 1 |" in page and "**Within 106,500 bits" in page
 
 
 def test_a_name_that_is_no_point_is_refused():

@@ -5,18 +5,19 @@ from dataclasses import dataclass
 
 from infoutil_jax.rate import image_codecs, labels
 
-QUALITIES = {"jpeg": (2, 5, 10, 20, 50, 90), "webp": (0, 5, 20, 60, 90), "avif": (5, 20, 45, 75, 90)}  # of sheets
-OF_FILES = {"jpeg": (10, 50), "webp": (5, 60), "avif": (45,)}  # headers rule here, and pixels hardly differ
+QUALITIES = {"jpeg": (5, 20, 50, 90), "webp": (0, 20, 60, 90), "avif": (5, 20, 45, 75)}  # of sheets
+OF_FILES = {"jpeg": (20,), "webp": (20,), "avif": (45,)}  # headers rule here, and pixels hardly differ
 LABELS = {
     "float16": "float16", "step 0.35": labels.Settings(0.35), "step 1": labels.Settings(1.0),
     "step 1, top 3": labels.Settings(1.0, top=3), "step 1, top 1": labels.Settings(1.0, top=1), "online": "online",
 }  # fmt: skip
 COMMON_LABELS = "step 1"  # of all points whose images differ
 UTILITIES = ("mse", "teacher_kl", "teacher_features", "distribution_matching")
-RATES = (280, 600, 1200, 2050)  # bits an image, the last is DD-RUO's smallest CIFAR-10 point at IPC 50
+RATES = (280, 700, 2050)  # bits an image, the last is DD-RUO's smallest CIFAR-10 point at IPC 50
 PIXELS = 32**2  # of an image at these rates; larger ones get as many bits a pixel
 WIDTHS = {"distribution_matching": (32, 128)}  # of its random ConvNets; 128 is DD-RUO's and wants a GPU
-SMALL = 10  # below this IPC networks outweigh the latents: one unit for the set, and four times the bits an image
+SMALL = 10  # below this IPC images get four times the bits: networks weigh as much as at any other
+SCOPE = "dataset"  # who shares networks: those of a class weigh more than its latents up to IPC 10
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Latents:
 
     utility: str  # one of UTILITIES
     bits: int  # of images and networks together, per image
-    scope: str  # who shares networks: class | dataset
     width: int = 0  # of distribution matching's random ConvNets
+    scope: str = SCOPE
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,10 @@ def _standard():
 
 
 def _latents(ipc: int, side: int):
-    scope, times = ("dataset", 4) if ipc < SMALL else ("class", 1)
+    times = 4 if ipc < SMALL else 1
     for utility in UTILITIES:
         for width in WIDTHS.get(utility, (0,)):
-            yield from (Latents(utility, times * rate * side**2 // PIXELS, scope, width) for rate in RATES)
+            yield from (Latents(utility, times * rate * side**2 // PIXELS, width) for rate in RATES)
 
 
 def at_toy_size(points: list[Point]) -> list[Point]:

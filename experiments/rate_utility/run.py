@@ -1,6 +1,6 @@
 """What a distilled set is worth per bit: CIFAR-10, ConvNet-3, in standard image formats, label streams and the codec.
 
-    python experiments/rate_utility/run.py --data_dir=DIR [--ipcs=1,10,50] [--methods=infoutil,random_images]
+    python experiments/rate_utility/run.py --data_dir=DIR [--ipcs=1,10,50] [--methods=infoutil,easy_images]
         [--only=REGEX] [--seeds=5] [--set=cifar10|imagenette] [--runs=DIR] [--artifacts=DIR]
     python experiments/rate_utility/run.py --list     # runs nothing: the points, and results.md and curves.svg anew
     python experiments/rate_utility/run.py --smoke    # two classes of digits at 16 px; its figures mean nothing
@@ -62,7 +62,7 @@ def _parse(argv) -> argparse.Namespace:
     parser.add_argument("--data_dir", default="", help="TFDS's data_dir; by default TFDS's own")
     parser.add_argument("--set", default="cifar10", choices=SETS, help="imagenette: ConvNet-5 at 128 px, wants a GPU")
     parser.add_argument("--ipcs", help="images per class; by default 1,10,50, with --smoke 2")
-    parser.add_argument("--methods", default="infoutil,random_images", help="of the sets")
+    parser.add_argument("--methods", default="infoutil,easy_images", help="of the sets")
     parser.add_argument("--only", default="", metavar="REGEX", help="points whose name this is found in")
     parser.add_argument("--seeds", type=int, help="students a point; by default 5, with --smoke 2")
     parser.add_argument("--runs", type=Path, help="where sets go; by default runs/, or runs/smoke/")
