@@ -48,6 +48,7 @@ STUDENTS = """
 1 | 2 x 2 whole images, lowest loss; 4000 epochs
 1 | 2 x 2 Shapley crops, lowest loss; 4000 epochs
 1 | 2 x 2 whole images, lowest loss; 4000 epochs; labels of epoch 1
+1 | 2 x 2 whole images, lowest loss; 4000 epochs; labels of epoch 5
 1 | controls; 4000 epochs
 1 | 2 x 2 controls; 4000 epochs
 10 | whole images, k-means
@@ -57,16 +58,20 @@ STUDENTS = """
 10 | whole images, k-means; converged labels
 10 | whole images, lowest loss; labels of epoch 1
 10 | 2 x 2 whole images, lowest loss; labels of epoch 1
+10 | whole images, lowest loss; labels of epoch 3
 10 | whole images, lowest loss; labels of epoch 5
 10 | 2 x 2 whole images, lowest loss; labels of epoch 5
 10 | whole images, k-means; labels of epoch 1
 10 | controls; labels of epoch 1
+50 | whole images, lowest loss; labels of epoch 5; 400 epochs
+50 | whole images, lowest loss; labels of epoch 10; 400 epochs
+50 | whole images, lowest loss; 400 epochs
 """  # by the modern recipe: IPC | crops and rule, F x F of them in an image; what else differs
 ELSE = {
     "converged labels": {"label.teacher": "converged"},
-    "labels of epoch 1": {"teacher.early_epoch": 1},
-    "labels of epoch 5": {"teacher.early_epoch": 5},
+    **{f"labels of epoch {n}": {"teacher.early_epoch": n, "label.teacher": "early"} for n in (1, 3, 5, 10)},
     "4000 epochs": {"evaluate.epochs": 4000},
+    "400 epochs": {"evaluate.epochs": 400},
 }
 
 
