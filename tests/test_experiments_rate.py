@@ -59,10 +59,10 @@ def test_a_record_is_of_its_settings_and_not_of_the_number_of_students():
 # Comparisons
 
 
-def record(coder, bits, seeds, ipc=10, stream=COMMON_LABELS, label_bits=0, psnr=30.0):
+def record(coder, bits, seeds, ipc=10, stream=COMMON_LABELS, label_bits=0, psnr=30.0, method="infoutil"):
     mean, std = float(np.mean(seeds)), float(np.std(seeds, ddof=1)) if len(seeds) > 1 else 0.0
     return {
-        "point": {"method": "infoutil", "ipc": ipc, "coder": coder, "labels": stream},
+        "point": {"method": method, "ipc": ipc, "coder": coder, "labels": stream},
         "total": bits + label_bits, "without_labels": bits, "float32_pixels": 98_304 * ipc, "psnr": psnr,
         "top1": {"mean": mean, "std": std, "seeds": list(seeds)},
     }  # fmt: skip
@@ -92,14 +92,17 @@ def test_the_codec_has_to_beat_the_best_format_of_any_ipc_by_two_standard_errors
         record("webp sheets", 50_000, [0.50, 0.52]), record("webp sheets", 200_000, [0.60, 0.62]),
         record("jpeg sheets", 20_000, [0.55, 0.57], ipc=50), record("jpeg sheets", 60_000, [0.66, 0.68], ipc=50),
     ]  # fmt: skip
-    verdict = lambda *seeds: compare.at_their_bits([*formats, record("codec, mse", 100_000, seeds)], "infoutil")
+    of_itself = lambda records: compare.at_their_bits(records, "infoutil", "infoutil")
+    verdict = lambda *seeds: of_itself([*formats, record("codec, mse", 100_000, seeds)])
     best = verdict(0.70, 0.72)
     assert best.theirs.where == "jpeg sheets, IPC 50" and best.theirs.mean == pytest.approx(0.67)  # beyond its last
     assert best.gain == pytest.approx(0.04) and best.two_errors == pytest.approx(2 * math.hypot(0.01, 0.01))
     assert best.holds and not verdict(0.68, 0.70).holds and not verdict(0.90).holds  # one student proves nothing
     too_dear = [*formats, record("codec, mse", 106_000, [0.7, 0.71], label_bits=501)]
-    assert compare.at_their_bits(too_dear, "infoutil") is None  # its labels count
-    assert compare.at_their_bits(formats, "infoutil") is None
+    assert of_itself(too_dear) is None and of_itself(formats) is None  # its labels count
+    others = [*formats, record("codec, mse", 100_000, [0.5, 0.5], method="easy_images")]
+    crossed = compare.at_their_bits(others, "easy_images", "infoutil")
+    assert crossed.ours.mean == 0.5 and crossed.theirs == best.theirs and of_itself(others) is None
 
 
 def test_every_point_of_the_codec_is_compared_at_its_own_bits_with_and_without_labels():

@@ -106,10 +106,10 @@ def against_formats(records: list[dict], method: str, counted: bool = True) -> l
     return [Verdict(ours, theirs) for ours, theirs in pairs if theirs]
 
 
-def at_their_bits(records: list[dict], method: str) -> Verdict | None:
-    """The first goal: the codec's best point within DD-RUO's smallest bits, labels counted, against the best that a
-    standard format has at those bits."""
-    standard, own = _split(records, method, True)
+def at_their_bits(records: list[dict], method: str, against: str) -> Verdict | None:
+    """The first goal: the codec's best point of a method within DD-RUO's smallest bits, labels counted, against the
+    best that a standard format of method `against` has at those bits."""
+    (standard, _), (_, own) = (_split(records, name, True) for name in (against, method))
     within = [place for curve in own for place in curve if place.bits <= SMALLEST]
     theirs = best_at(standard, SMALLEST)
     return Verdict(max(within, key=lambda place: place.mean), theirs) if within and theirs else None

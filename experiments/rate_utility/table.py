@@ -33,11 +33,13 @@ def _points(records: dict[str, dict]) -> str:
 
 
 def _first_goal(records, method: str) -> str:
-    verdict = compare.at_their_bits(records, method)
-    head = f"**Within {compare.SMALLEST:,} bits per class** (DD-RUO's least on CIFAR-10), labels counted: "
-    if verdict is None:
-        return head + "not measured yet."
-    return head + f"{_place(verdict.ours)} against {_place(verdict.theirs)}: {_gain(verdict)}."
+    head = f"**Within {compare.SMALLEST:,} bits per class** (DD-RUO's least on CIFAR-10), labels counted:"
+    lines = []
+    for against in dict.fromkeys([method, "infoutil"]):
+        verdict = compare.at_their_bits(records, method, against)
+        said = f"{_place(verdict.ours)}, {_place(verdict.theirs)}: {_gain(verdict)}" if verdict else "not measured yet"
+        lines.append(f"- codec of {method}, formats of {against}: {said}.")
+    return "\n".join([head, "", *lines])
 
 
 def _second_goal(records, method: str) -> str:
