@@ -209,9 +209,9 @@ def test_methods_differ_from_the_config_where_they_say_and_nowhere_else():
     whole = for_method(settings, "random_images")
     assert (whole.crop.rule, whole.select.rule, whole.compose.factor, whole.n_crops) == ("whole", "random", 1, 1)
     assert for_method(settings, "random_mosaics").n_crops == 4
-    easy = for_method(changed(compose__factor=3), "easy_images")  # as many in an image as the config says
+    easy = for_method(changed(compose__factor=4), "easy_images")  # as many in an image as the config says
     assert (easy.crop.rule, easy.select.rule, easy.select.pool) == ("whole", "lowest_loss", "best_per_image")
-    assert easy.n_crops == 9 * easy.ipc
+    assert easy.n_crops == 16 * easy.ipc
     rded = for_method(settings, "rded")
     assert (rded.crop.rule, rded.select.rule, rded.score.fit) == ("random_resized", "lowest_loss", "pad")
 
