@@ -66,6 +66,7 @@ STUDENTS = """
 10 | whole images, lowest loss; labels of epoch 1
 10 | 2 x 2 whole images, lowest loss; labels of epoch 1
 10 | whole images, lowest loss; labels of epoch 5
+10 | whole images, lowest loss; converged labels
 10 | 2 x 2 whole images, lowest loss; labels of epoch 5
 10 | whole images, k-means; labels of epoch 1
 10 | controls; labels of epoch 1
