@@ -30,7 +30,7 @@ def get_config(ipc=10, model="", name="cifar10"):
     c.teacher.learning_rate = 0.1
     c.crop.window = 3
     c.compose.factor = 1
-    c.evaluate.epochs = by_recipe(c, rded=300, modern=1000)
+    c.evaluate.epochs = by_recipe(c, rded=300, modern=1000 if c.ipc < 50 else 400)  # 4,000 and 8,000 steps
     c.evaluate.batch_size = by_recipe(c, rded=0, modern=25)
     c.evaluate.augment = by_recipe(c, rded="none", infoutil="autoaugment_cifar10", modern="randaugment")
     c.evaluate.test_every = by_recipe(c, rded=20, modern=50)  # three or four tests of 10,000 images
