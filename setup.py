@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-RANGE_CODER = "constriction>=0.5.0"  # of distilled sets in few bits, docs/rate_utility.md
+RANGE_CODER = "constriction==0.5.0"  # of sets in few bits; another version might decode other symbols
 
 setup(
     name="infoutil_jax",

@@ -181,6 +181,17 @@ def test_the_shipped_teacher_is_beside_and_never_in_the_sum(written, tmp_path):
     assert report["parts"] == without["parts"] and "early teacher convnet3 as stored" not in without["beside"]
 
 
+def test_weights_from_elsewhere_count_as_their_file(written, tmp_path):
+    manifest = json.loads((written / "manifest.json").read_text())
+    weights = tmp_path / "elsewhere" / "w.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"x" * 90)
+    manifest["config"]["teacher"] |= {"weights": str(weights)}
+    assert accounting._teacher(written, manifest, tmp_path)["early teacher convnet3 as stored"] == 90 * 8 / K
+    manifest["config"]["teacher"] |= {"early_weights": str(tmp_path / "gone")}
+    assert "early teacher convnet3 as stored" not in accounting._teacher(written, manifest, tmp_path)
+
+
 # Imported sets, and what people read
 
 

@@ -149,7 +149,7 @@ def test_bytes_and_pixels_stay_what_they_were():
     data = container.encode([unit], latents, [0, 0, 1], 2)
     pixels = container.decode(data).images_u8
     assert len(np.unique(pixels)) > 50
-    assert hashlib.sha256(data).hexdigest() == "0eb7c3f40d961600ce00ff270a77cf08fa73accfac7efc39ae5b3316bca1f9c0"
+    assert hashlib.sha256(data).hexdigest() == "dfe5a239d471793569d6c2c8b467a62e82e7765f9a8abdc90ccc45ce2232f69c"
     assert (
         hashlib.sha256(pixels.tobytes()).hexdigest()
         == "e29301a75511944fda29362d4b51220c4979e4f8d95cf352b9487c7a47d573de"
@@ -206,6 +206,15 @@ def test_what_does_not_fit_is_not_encoded(small):
             container.encode(small.units, latents, classes, n_classes)
     with pytest.raises(DataError, match="are not those of 3 units and 12 images"):
         container.encode(small.units[:2], small.latents, CLASSES, 3)
+    foreign = labels.encode(np.zeros((9, 2, 3)), CLASSES[:9], labels.Settings(0.5), entropy)
+    for soft in (foreign, b"garbage"):
+        with pytest.raises(CorruptArtifact, match="label stream: "):
+            container.encode(small.units, small.latents, CLASSES, 3, soft)
+
+
+def test_a_later_version_is_named(small):
+    with pytest.raises(CorruptArtifact, match="version b'2', b'1' is known"):
+        container.decode(b"IUC2" + small.data[4:])
 
 
 # What it costs, and the set that it is
@@ -287,6 +296,13 @@ def test_the_container_of_another_set_is_refused(small, original):
             decoded.with_container(distilled, data)
 
 
+def test_where_data_lie_and_who_is_trained_on_them_does_not_make_another_set():
+    own = {"seed": 3, "data": {"path": "/here", "image_size": 32}, "evaluate": {"seeds": 3}, "name": "a"}
+    moved = own | {"data": {"path": "/there", "image_size": 32}, "evaluate": {"seeds": 5}, "name": "b"}
+    assert container.config_hash(own) == container.config_hash(moved)
+    assert container.config_hash(own) != container.config_hash(own | {"data": {"path": "/here", "image_size": 16}})
+
+
 def test_a_decoded_set_can_be_written_and_read_as_any_other(small, original, tmp_path):
     back = decoded.with_container(original, small.data)
     decoded.write(back, tmp_path / "set")
@@ -297,5 +313,9 @@ def test_a_decoded_set_can_be_written_and_read_as_any_other(small, original, tmp
     assert again.patch_ids == back.patch_ids
     assert again.manifest["config"] == {"seed": 3} and again.manifest["decoded"] == back.manifest["shards"]
     report = accounting.report(tmp_path / "set")
+    beside = report["beside"]
+    assert beside["its container"] == 8 * len(small.data) / 3 and beside["soft labels of its container"] > 0
+    parts = [bits for name, bits in beside.items() if name.endswith("of its container")]
+    assert sum(parts) == pytest.approx(beside["its container"])
     shards = json.loads((tmp_path / "set" / "manifest.json").read_text())["rate"]["shard_bytes"]
     assert report["images"] == 12 and report["parts"]["images"] == shards["images"]

@@ -1,5 +1,7 @@
 """Fitting the codec: one step against a gradient taken by hand, then short fits of two classes at 8 pixels."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +147,12 @@ def test_lambda_is_steered_to_the_bits_asked_for(fits):
         settings = short(beta=beta, warmup_steps=400, target_bpc=target)
         fitted = fit.fit(CODEC["class"], settings, IMAGES, LABELS, MSE, 0)
         assert abs(fitted.history[-1].bits_per_class / target - 1) < 0.1
+
+
+def test_a_target_out_of_reach_does_not_overflow():
+    history = [fit.Point("joint", 10, bits, 0.0, 1.0) for bits in [800.0] * 300]
+    for target in (1e6, 1e-3):
+        assert 0 < fit._factor(fit.Settings(target_bpc=target), history) < math.inf
 
 
 def test_a_loss_that_is_not_finite_stops_the_fit():

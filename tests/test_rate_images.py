@@ -1,5 +1,6 @@
 """The set in standard image formats: real bytes that hold all that is needed, and the pixels that come back."""
 
+import contextlib
 import struct
 
 import numpy as np
@@ -119,6 +120,14 @@ def test_what_no_decoder_accepts_is_named(harm):
     data = image_codecs.encode(smooth_images(), LABELS, 4, Settings("png", None, True))
     with pytest.raises(CorruptArtifact, match="coded images: "):
         image_codecs.decode(harm(data))
+
+
+@pytest.mark.parametrize("settings", [s for s in LOSSY + EXACT if s.sheets])
+def test_damage_of_any_format_is_named_or_shows_as_other_pixels(settings):
+    data = image_codecs.encode(smooth_images(), LABELS, 4, settings)
+    for at in range(0, len(data), max(len(data) // 60, 1)):
+        with contextlib.suppress(CorruptArtifact):
+            image_codecs.decode(data[:at] + bytes([data[at] ^ 0x80]) + data[at + 1 :])
 
 
 # Back to a set

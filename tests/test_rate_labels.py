@@ -237,13 +237,22 @@ def test_damage_is_found(harm):
         labels.decode(harm(data), CLASSES, CODER)
 
 
-@pytest.mark.parametrize("classes", [CLASSES[:-1], CLASSES + 2, CLASSES - 1])
+@pytest.mark.parametrize("classes", [CLASSES[:-1], CLASSES + 2, CLASSES - 1, CLASSES[::-1].copy()])
 def test_classes_of_other_images_are_refused(classes):
     data = labels.encode(make_logits(), CLASSES, Settings(0.5), CODER)
-    with pytest.raises(DataError, match="give the labels of these images"):
+    with pytest.raises(CorruptArtifact, match="or give the labels that it was made with"):
         labels.decode(data, classes, CODER)
+
+
+@pytest.mark.parametrize("classes", [CLASSES[:-1], CLASSES + 2, CLASSES - 1])
+def test_classes_that_the_logits_do_not_have_are_refused(classes):
     with pytest.raises(DataError, match="give those of the images"):
         labels.encode(make_logits(), classes, Settings(0.5), CODER)
+
+
+def test_logits_that_are_not_finite_are_refused():
+    with pytest.raises(DataError, match="load the set with its logits"):
+        labels.encode(np.full_like(make_logits(), np.nan), CLASSES, Settings(0.5), CODER)
 
 
 def test_settings_are_checked():

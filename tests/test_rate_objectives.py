@@ -246,6 +246,14 @@ def test_trajectory_matching_measures_what_is_left_of_the_way(decoded):
     assert {int(np.abs(np.array(expected) - value).argmin()) for value in found} == {0, 2}
 
 
+@pytest.mark.parametrize("wrong", [{"ahead": 0}, {"ahead": 4}, {"ahead": 2, "last_start": 2}])
+def test_a_start_needs_a_target_after_it(wrong):
+    experts = [[linear_params(t) for t in range(4)]]
+    arguments = dict(experts=experts, network=LINEAR, n_classes=K, students=WHOLE, factor=1, flip=False)
+    with pytest.raises(ConfigError, match="trajectory_matching"):
+        objectives.trajectory_matching(**arguments, **{"steps": 1, "learning_rate": 0.1, **wrong})
+
+
 def test_a_batch_of_a_trajectory_step_is_of_the_size_asked_for_with_its_own_labels(decoded):
     """One step on one image: the ratio is that of one of the images."""
     experts = [[linear_params(t) for t in range(2)]]

@@ -14,25 +14,26 @@ from infoutil_jax.types import DistilledSet
 class Coded(NamedTuple):
     n_bytes: dict[str, int]  # by part: images, networks, labels, header
     distilled: DistilledSet  # what the bytes decode to
+    estimate: float | None  # bits of the latents by the model that was trained, of the codec alone
 
 
 def through(bench, point) -> Coded:
     """The set of `bench` (measure.Bench) as the students of this point get it."""
     soft, code = _soft_labels(bench, point), _latents if isinstance(point.images, Latents) else _standard
-    n_bytes, images_u8, labels_N, logits = code(bench, point, soft)
+    n_bytes, images_u8, labels_N, logits, estimate = code(bench, point, soft)
     if not np.array_equal(labels_N, bench.distilled.labels):
         raise CorruptArtifact(f"{point.name}: the hard labels did not come back; report it.")
     distilled = decoded.with_images(bench.distilled, images_u8)
-    return Coded(
-        n_bytes | {"labels": len(soft)}, distilled if logits is None else decoded.with_logits(distilled, logits)
-    )
+    if logits is not None:
+        distilled = decoded.with_logits(distilled, logits)
+    return Coded(n_bytes | {"labels": len(soft)}, distilled, estimate)
 
 
 def _latents(bench, point, soft: bytes):
     from experiments.rate_utility import latents
 
-    n_bytes, found = latents.code(bench, point, soft)
-    return n_bytes, found.images_u8, found.labels, found.patch_logits
+    n_bytes, found, estimate = latents.code(bench, point, soft)
+    return n_bytes, found.images_u8, found.labels, found.patch_logits, estimate
 
 
 def _standard(bench, point, soft: bytes):
@@ -41,7 +42,7 @@ def _standard(bench, point, soft: bytes):
     files = image_codecs.image_bytes(data)
     images_u8, labels_N = image_codecs.decode(data)
     logits = None if point.labels == "online" else _logits(bench, point, soft, labels_N)
-    return {"images": files, "networks": 0, "header": len(data) - files}, images_u8, labels_N, logits
+    return {"images": files, "networks": 0, "header": len(data) - files}, images_u8, labels_N, logits, None
 
 
 def _soft_labels(bench, point) -> bytes:
@@ -67,10 +68,10 @@ def _logits(bench, point, data: bytes, labels_N) -> np.ndarray:
 
 
 def teacher_bits(settings, n_classes: int) -> float:
-    """Bits per class of the teacher that on-line labels ask for, in bfloat16."""
+    """Bits per class of the teacher that on-line labels ask for, in float32, as students ask it."""
     teacher = settings.teacher
     n_values = accounting.n_network_values(teacher.model, teacher.width, n_classes, settings.data.image_size)
-    return accounting.network_bits(n_values, n_classes)
+    return accounting.network_bits(n_values, n_classes, 32)
 
 
 def psnr(one_u8, other_u8) -> float | None:

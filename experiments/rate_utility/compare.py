@@ -6,6 +6,7 @@ from typing import NamedTuple
 from experiments.rate_utility.points import COMMON_LABELS
 
 SMALLEST = 106_500  # bits per class of DD-RUO's smallest CIFAR-10 point
+MIN_SEEDS = 5  # students of a point that something is concluded from
 FEWER = 170  # times fewer bits than float32 pixels, which is what DD-RUO claims
 NOMINAL = ("png sheets", "online")  # the set as the literature has it: exact pixels, a teacher that is not counted
 
@@ -39,9 +40,9 @@ class Verdict(NamedTuple):
 
 
 def at_point(record: dict, counted: bool) -> At:
-    """A measured point. One student has no standard error: infinite, so that nothing is concluded from it."""
+    """A measured point. From fewer students than MIN_SEEDS nothing is concluded: their standard error is infinite."""
     seeds, point = record["top1"]["seeds"], record["point"]
-    error = record["top1"]["std"] / len(seeds) ** 0.5 if len(seeds) > 1 else math.inf
+    error = record["top1"]["std"] / len(seeds) ** 0.5 if len(seeds) >= MIN_SEEDS else math.inf
     where = f"{point['coder']}, IPC {point['ipc']}"
     return At(record["total" if counted else "without_labels"], record["top1"]["mean"], error, where)
 
@@ -76,8 +77,8 @@ def at(curve: list[At], bits: float) -> At | None:
 
 
 def best_at(of: list[list[At]], bits: float) -> At | None:
-    """The highest of several curves at so many bits."""
-    found = [place for curve in of if (place := at(curve, bits))]
+    """The highest that several curves have for so many bits or fewer, measured or between two points."""
+    found = [place for curve in of for place in (at(curve, bits), *curve) if place and place.bits <= bits]
     return max(found, key=lambda place: place.mean, default=None)
 
 
@@ -130,20 +131,20 @@ class Saving(NamedTuple):
         return self.nominal / self.bits if self.bits else 0.0
 
 
-def savings(records: list[dict], method: str) -> list[Saving]:
-    """The second goal, for each IPC, by the codec and by standard formats: at the accuracy with on-line labels, and at
-    that with the labels which the points share."""
+def savings(records: list[dict], method: str, of: str) -> list[Saving]:
+    """The second goal, for each IPC of method `of`: which bits the codec and standard formats of `method` need for its
+    accuracy with on-line labels, and for that with the labels which the points share."""
     coder, online = NOMINAL
     references = [
         r for r in records
-        if (r["point"]["method"], r["point"]["coder"]) == (method, coder)
+        if (r["point"]["method"], r["point"]["coder"]) == (of, coder)
         and r["point"]["labels"] in (online, COMMON_LABELS)
     ]  # fmt: skip
     found = []
     for record in references:
         point, accuracy = record["point"], record["top1"]["mean"]
-        for kind, of in zip(("standard formats", "codec"), _split(records, method, True), strict=True):
-            reached = [(bits, c[0].where) for c in of if (bits := fewest_bits(c, accuracy))]
+        for kind, own in zip(("standard formats", "codec"), _split(records, method, True), strict=True):
+            reached = [(bits, c[0].where) for c in own if (bits := fewest_bits(c, accuracy))]
             bits, where = min(reached, default=(None, kind))
             found.append(Saving(point["ipc"], point["labels"], accuracy, record["float32_pixels"], bits, where))
     return found

@@ -1,11 +1,13 @@
 """A set through the latent codec: trained once for a point, kept as a container among the artifacts."""
 
 import dataclasses
+import hashlib
 
 import jax
 import numpy as np
 
 from infoutil_jax import store
+from infoutil_jax.errors import ConfigError
 from infoutil_jax.rate import codec, container, fit, objectives, quantize
 from infoutil_jax.stages import teacher as teacher_stage
 
@@ -16,24 +18,30 @@ BITS_A_VALUE = 7  # of a network, measured: what is left of the rate is the late
 BESIDE_MSE = ("teacher_kl", "teacher_features")  # as much mse again keeps images natural where the teacher is blind
 REAL = 2  # real images a class for each channel of distribution matching's networks: DD-RUO has 256 for 128
 NOISE = 0.05  # of pixels, where gradients are compared
+FIXED = VERSION, dataclasses.asdict(FIT), IMAGES, BITS_A_VALUE, BESIDE_MSE, REAL, NOISE  # what containers depend on
 
 
 def code(bench, point, soft_labels: bytes):
-    """Bytes by part, and what the container decodes to (container.Decoded)."""
+    """Bytes by part, what the container decodes to (container.Decoded), and the estimate of its latents' bits."""
     settings = codec.Settings(bench.settings.data.image_size, point.images.scope)
     training = _training(bench, point, settings)
     shards = [shard["sha256"] for shard in bench.distilled.manifest["shards"]]
-    made_from = [dataclasses.asdict(part) for part in (settings, training)]
+    made_from = [dataclasses.asdict(part) for part in (settings, training, bench.settings.students)]
+    made_from += [bench.settings.seed, bench.settings.data.flip, hashlib.sha256(soft_labels).hexdigest()]
     labeller = bench.teacher.record[bench.settings.label.teacher]["sha256"]
-    name = store.fingerprint("container", VERSION, point.plain, made_from, shards, labeller)
+    name = store.fingerprint("container", FIXED, point.plain, made_from, shards, labeller)
     path = bench.artifacts / "rate_utility" / f"{name}{container.SUFFIX}"
-    read = lambda path: (container.report(path)["parts"], container.decode(path.read_bytes()))
-    if not path.exists() or not (found := store.undamaged(read, path)):
-        store.write_bytes(path, _make(bench, point, settings, training, soft_labels))
+    estimate = path.with_suffix(".json")  # written last
+    read = lambda path: (container.decode(path.read_bytes()), store.read_json(estimate)["latents"])
+    if not (found := store.undamaged(read, path)):
+        data, bits = _make(bench, point, settings, training, soft_labels)
+        store.write_bytes(path, data)
+        store.write_json(estimate, {"latents": bits})
         found = read(path)
-    parts, through = found
-    header = parts["header"] + parts.get("hard labels", 0)
-    return {"images": parts["latents"], "networks": parts["networks"], "header": header}, through
+    through, bits = found
+    parts = through.sizes
+    header = parts["header"] + parts["hard labels"]
+    return {"images": parts["latents"], "networks": parts["networks"], "header": header}, through, bits
 
 
 def _training(bench, point, settings: codec.Settings) -> fit.Settings:
@@ -41,17 +49,21 @@ def _training(bench, point, settings: codec.Settings) -> fit.Settings:
     n_classes = len(bench.dataset.class_names)
     values = codec.n_values(settings)
     networks = BITS_A_VALUE * (values["arm"] + values["synthesis"]) * codec.n_units(settings, n_classes) / n_classes
-    target = max(point.ipc * point.images.bits - networks, 1.0)
+    target = point.ipc * point.images.bits - networks
+    if target <= 0:
+        raise ConfigError(f"{point.name}: networks take about {networks:.0f} bits per class, all of it; give more bits")
     return dataclasses.replace(FIT, batch=min(point.ipc, IMAGES), target_bpc=target, **bench.training)
 
 
-def _make(bench, point, settings, training, soft_labels: bytes) -> bytes:
+def _make(bench, point, settings, training, soft_labels: bytes) -> tuple[bytes, float]:
+    """The container, and the bits of its latents by the float model, whose networks were not rounded yet."""
     own = bench.distilled
     utility = _utility(bench, point.images)
-    params = fit.fit(settings, training, own.images_u8, own.labels, utility, bench.settings.seed).params
-    units, latents_UnL, _ = quantize.quantise(settings, params)
+    fitted = fit.fit(settings, training, own.images_u8, own.labels, utility, bench.settings.seed)
+    units, latents_UnL, _ = quantize.quantise(settings, fitted.params)
     n_classes = len(bench.dataset.class_names)
-    return container.encode(units, latents_UnL, own.labels, n_classes, soft_labels, own.manifest["config"])
+    data = container.encode(units, latents_UnL, own.labels, n_classes, soft_labels, own.manifest["config"])
+    return data, fitted.history[-1].bits_per_class * n_classes
 
 
 def _utility(bench, latents) -> objectives.Utility:

@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.rate_utility import coded
+from experiments.rate_utility import coded, latents
 from infoutil_jax import pipeline, pretrained, records, results, selfcheck, sets, store, teachers
 from infoutil_jax.rate import accounting
+from infoutil_jax.stages import evaluate
 from infoutil_jax.stages.teacher import Teacher
 from infoutil_jax.train import Network
 from infoutil_jax.types import DistilledSet
@@ -32,7 +33,7 @@ def identity(settings, point) -> str:
     """What a record is of, but for the number of students."""
     plain = results.plain(settings) | {"name": ""}
     plain["data"]["path"], plain["evaluate"]["seeds"] = "", 0
-    return store.fingerprint(VERSION, point.plain, plain)
+    return store.fingerprint(VERSION, evaluate.VERSION, latents.FIXED, point.plain, plain)
 
 
 def prepare(settings, runs: Path, artifacts: Path, training: dict) -> Bench:
@@ -67,6 +68,7 @@ def measure(bench: Bench, point) -> dict:
         "point": point.plain, "made_from": identity(bench.settings, point), "bits_per_class": bits,
         "total": sum(bits.values()), "without_labels": sum(bits.values()) - bits["labels"],
         "float32_pixels": accounting.pixel_bits(side, round(n_pixels)),
+        "estimated_latents": through.estimate and through.estimate / n_classes,
         "psnr": coded.psnr(through.distilled.images_u8, bench.distilled.images_u8),
         "top1": results.statistics(results.final(curves)),
         "best_epoch_top1": results.statistics([max(tested[1] for tested in curve) for curve in curves]),

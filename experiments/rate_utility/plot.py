@@ -21,8 +21,8 @@ from experiments.rate_utility import compare  # noqa: E402
 TM_RUO = {106_500: 70.3, 774_000: 77.5, 2_010_000: 79.7}  # DD-RUO (arXiv 2507.17221), read off its figure
 INFOUTIL = {98_304: 28.5, 983_040: 54.1, 4_915_200: 69.8}  # InfoUtil's Table 1, at float32 pixels
 PUBLISHED = {
-    "TM-RUO on CIFAR-10: latents and networks, estimated; no header, steps, labels": (TM_RUO, "*"),
-    "InfoUtil on CIFAR-10 as published: float32 pixels; no labels, no teacher": (INFOUTIL, "P"),
+    "TM-RUO: latents and networks, estimated; no header, steps, labels": (TM_RUO, "*"),
+    "InfoUtil as published: float32 pixels; no labels, no teacher": (INFOUTIL, "P"),
 }
 COLOURS = {
     "png": "#999999", "jpeg": "#e3bd57", "webp": "#4c72b0", "avif": "#55a868", "codec, mse": "#e9b1b3",
@@ -31,7 +31,7 @@ COLOURS = {
 MARKERS = ("o", "s", "^", "v", "D")  # by IPC
 
 
-def draw(records: dict[str, dict], path: Path) -> None:
+def draw(records: dict[str, dict], path: Path, published: dict = PUBLISHED) -> None:
     """An SVG with a row for every method; labels counted on the left, left out on the right."""
     found = list(records.values())
     methods = list(dict.fromkeys(record["point"]["method"] for record in found))
@@ -40,17 +40,18 @@ def draw(records: dict[str, dict], path: Path) -> None:
     )
     for row, method in zip(rows, methods, strict=True):
         for panel, counted in zip(row, (True, False), strict=True):
-            _panel(panel, found, method, counted)
+            _panel(panel, found, method, counted, published)
         row[0].set_ylabel(f"{method}\ntop-1, %")
     for panel in rows[-1]:
         panel.set_xlabel("bits per class")
-    figure.legend(*rows[0, 0].get_legend_handles_labels(), fontsize=6, loc="outside right upper")
+    named = {name: h for row in rows for h, name in zip(*row[0].get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), fontsize=6, loc="outside right upper")
     with plt.rc_context({"svg.hashsalt": "rate_utility"}):  # equal results, equal bytes
         figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
-def _panel(panel, records, method, counted):
+def _panel(panel, records, method, counted, published):
     ipcs = sorted({record["point"]["ipc"] for record in records})
     for (owner, ipc, coder), curve in compare.curves(records, counted).items():
         if owner == method:
@@ -60,7 +61,7 @@ def _panel(panel, records, method, counted):
             style = dict(color=colour, marker=MARKERS[ipcs.index(ipc) % len(MARKERS)], markersize=4, linewidth=1)
             style |= {"linestyle": "--" if coder.endswith("files") else "-", "label": f"{coder}, IPC {ipc}"}
             panel.errorbar(bits, [100 * mean for mean in means], spread, capsize=2, elinewidth=0.7, **style)
-    for name, (points, marker) in PUBLISHED.items():
+    for name, (points, marker) in published.items():
         panel.plot(*zip(*points.items()), marker, color="black", fillstyle="none", markersize=8, label=name)
     panel.set_xscale("log")
     panel.set_title("labels counted" if counted else "labels left out", fontsize=9)

@@ -38,8 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     """Measures the points that the command line names and that are missing."""
     flags = _parse(argv)
     logging.set_verbosity(logging.WARNING)
-    sizes = (toy.CLASSES, 16) if flags.smoke else (CLASSES, SETS[flags.set][1])
-    everything = all_points(flags.methods, flags.ipcs, *sizes)
+    n_classes = toy.CLASSES if flags.smoke else CLASSES
+    everything = all_points(flags.methods, flags.ipcs, n_classes, SETS[flags.set][1])
     everything = at_toy_size(everything) if flags.smoke else everything
     wanted = [point for point in everything if re.search(flags.only, point.name)]
     if not wanted:
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
             print(_plan(wanted, settings))
         else:
             _run_missing(out, wanted, settings, flags)
-        publish(out)
+        publish(out, goals=flags.set == "cifar10")
     except InfoUtilError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -145,19 +145,19 @@ def _plan(points, settings: dict) -> str:
     )
 
 
-def publish(out: Path) -> None:
-    """results.md, and curves.svg where matplotlib is installed, from results.json."""
+def publish(out: Path, goals: bool) -> None:
+    """results.md, and curves.svg where matplotlib is installed, from results.json; with CIFAR-10's goals."""
     records = _read(out)["points"]
     if not records:
         return
-    store.write_bytes(out / "results.md", table.page(records).encode())
+    store.write_bytes(out / "results.md", table.page(records, goals).encode())
     print(out / "results.md", flush=True)
     try:
         from experiments.rate_utility import plot
     except ModuleNotFoundError as error:
         print(f"no plot: {error}; pip install -e .[bench] and run this with --list", flush=True)
         return
-    plot.draw(records, out / "curves.svg")
+    plot.draw(records, out / "curves.svg", plot.PUBLISHED if goals else {})
     print(out / "curves.svg", flush=True)
 
 

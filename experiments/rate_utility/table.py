@@ -1,20 +1,24 @@
 """results.md: every point, and what the comparisons say."""
 
+import math
+
 from experiments.rate_utility import compare
 from experiments.rate_utility.points import COMMON_LABELS
 
 NOTE = """Top-1 in % of students (final epoch, mean ± standard deviation) on what the bytes decode to; bits per class.
-On-line labels are charged the teacher in bfloat16. Formats are compared at equal bits by interpolation between points,
-the best of all formats and IPCs; a single student has no standard error, so nothing is concluded from it."""
+On-line labels are charged the teacher in float32. Formats are compared at equal bits by interpolation between points,
+the best of all formats and IPCs. From fewer than five students nothing is concluded. Errors are of the students, of one
+fit of the codec."""
 PARTS = ("images", "networks", "labels", "header")
 
 
-def page(records: dict[str, dict]) -> str:
-    """Markdown of results.json's points."""
+def page(records: dict[str, dict], goals: bool) -> str:
+    """Markdown of results.json's points; goals: whether to show those of CIFAR-10."""
     found = list(records.values())
     sections = [NOTE, _points(records)]
     for method in sorted({record["point"]["method"] for record in found}):
-        sections += [f"## {method}", _first_goal(found, method), _second_goal(found, method), _verdicts(found, method)]
+        sections += [f"## {method}", *[_first_goal(found, method), _second_goal(found, method)] * goals]
+        sections.append(_verdicts(found, method))
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -33,7 +37,7 @@ def _points(records: dict[str, dict]) -> str:
 
 
 def _first_goal(records, method: str) -> str:
-    head = f"**Within {compare.SMALLEST:,} bits per class** (DD-RUO's least on CIFAR-10), labels counted:"
+    head = f"**Within {compare.SMALLEST:,} bits per class** (DD-RUO's least), labels counted:"
     lines = []
     for against in dict.fromkeys([method, "infoutil"]):
         verdict = compare.at_their_bits(records, method, against)
@@ -43,15 +47,15 @@ def _first_goal(records, method: str) -> str:
 
 
 def _second_goal(records, method: str) -> str:
-    savings = compare.savings(records, method)
-    if not savings:
-        return ""
     columns = "the accuracy of | top-1 | its float32 pixels | reached by | bits, labels counted | times fewer"
     lines = [f"| {columns} |", "|---" * 6 + "|"]
-    for s in savings:
-        bits, times = (f"{s.bits:,.0f}", f"{s.times:.0f}") if s.bits else ("not reached", "-")
-        own = f"IPC {s.ipc}, labels {s.labels} | {100 * s.accuracy:.1f} | {s.nominal:,}"
-        lines.append(f"| {own} | {s.where} | {bits} | {times} |")
+    for of in dict.fromkeys([method, "infoutil"]):
+        for s in compare.savings(records, method, of):
+            bits, times = (f"{s.bits:,.0f}", f"{s.times:.0f}") if s.bits else ("not reached", "-")
+            own = f"{of} IPC {s.ipc}, labels {s.labels} | {100 * s.accuracy:.1f} | {s.nominal:,}"
+            lines.append(f"| {own} | {s.where} | {bits} | {times} |")
+    if len(lines) == 2:
+        return ""
     head = f"**Against float32 pixels** (goal: {compare.FEWER} times fewer bits at equal accuracy):"
     return "\n".join([head, "", *lines])
 
@@ -70,5 +74,7 @@ def _place(place) -> str:
 
 
 def _gain(verdict) -> str:
+    if not math.isfinite(verdict.two_errors):
+        return f"{100 * verdict.gain:+.1f}, too few students to conclude from"
     said = "more" if verdict.holds else "not more"
     return f"{100 * verdict.gain:+.1f}, {said} than two standard errors ({100 * verdict.two_errors:.1f})"

@@ -145,6 +145,7 @@ def _set_report(directory: Path, artifacts) -> dict:
     beside |= _minimal(parts["images"], n_images, layout["n_patches"], n_classes)
     beside |= _views(manifest, n_images, n_classes)
     beside |= _teacher(directory, manifest, artifacts)
+    beside |= _container(manifest.get("container", {}), n_classes)
     return of_parts(manifest.get("method", layout["name"]), parts, n_images, n_classes, beside)
 
 
@@ -199,6 +200,13 @@ def _views(manifest: dict, n_images: int, n_classes: int) -> dict[str, float]:
     return {f"stored views as float16, {epochs} epochs": label_bits(epochs * n_images, n_classes) / n_classes}
 
 
+def _container(sizes: dict[str, int], n_classes: int) -> dict[str, float]:
+    """The latent codec's file that a set was decoded from."""
+    sizes = {f"{part} of its container": size for part, size in sizes.items() if size}
+    named = sizes | ({"its container": sum(sizes.values())} if sizes else {})
+    return {name: per_class(size, n_classes) for name, size in named.items()}
+
+
 def _teacher(directory: Path, manifest: dict, artifacts) -> dict[str, float]:
     """The teacher that on-line labels ask for, were it shipped."""
     if "label_teacher" not in manifest:
@@ -211,7 +219,8 @@ def _teacher(directory: Path, manifest: dict, artifacts) -> dict[str, float]:
     lines = {
         f"{name} as {kind}": network_bits(count, n_classes, bits) for kind, bits in (("float32", 32), ("bfloat16", 16))
     }
-    stored = _stored_bytes(seen, artifacts or _artifacts(directory))
+    weights = settings.get(f"{which}_weights") or settings.get("weights")
+    stored = _stored_bytes(seen, weights, artifacts or _artifacts(directory))
     return lines | ({f"{name} as stored": per_class(stored, n_classes)} if stored else {})
 
 
@@ -228,11 +237,10 @@ def _artifacts(directory: Path) -> Path:
     return next((path / "artifacts" for path in above[:2] if (path / "artifacts").exists()), above[0] / "artifacts")
 
 
-def _stored_bytes(seen: dict, artifacts) -> int:
+def _stored_bytes(seen: dict, weights: str, artifacts) -> int:
     """Bytes of the file, or of the checkpoint, that holds a teacher; 0 where it is no more."""
-    if seen.get("file"):
-        path = Path(seen["file"])
-        return path.stat().st_size if path.exists() else 0
+    if weights:
+        return Path(weights).stat().st_size if Path(weights).exists() else 0
     for measured in Path(artifacts).glob(f"teacher/*/epoch{seen['epoch']}.json"):
         if seen["sha256"] in measured.read_text():
             return sum(p.stat().st_size for p in _all_files(measured.parent / "snapshots" / str(seen["epoch"])))

@@ -20,6 +20,7 @@ from infoutil_jax.errors import ConfigError
 from infoutil_jax.keys import key_for
 from infoutil_jax.rate import grids
 
+SCOPES = ("class", "dataset")  # their places are in the container
 SCALE_RANGE = -6, 7  # log2 of a Laplace law's scale: 1/64 is certainty, 128 more than any latent
 # Bits that a symbol costs at most. A coder's cheapest way to an unlikely symbol costs about this much; a lower cap
 # (DD-RUO: 16) promises up to 3.5 % less than the file has, and without one a single surprise rules the gradient.
@@ -36,7 +37,7 @@ class Settings:
     gain: float = 16.0  # integers per unit of a latent: 1 / step
 
     def __post_init__(self):
-        one_of("codec.scope", self.scope, ("class", "dataset"))
+        one_of("codec.scope", self.scope, SCOPES)
         in_range("codec.context", self.context, 1, len(grids.offsets(1000)))
         in_range("codec.arm_depth", self.arm_depth, 0)
         in_range("codec.side", self.side, 2)

@@ -20,11 +20,11 @@ from infoutil_jax.rate import accounting, codec, entropy, integer, labels
 
 SUFFIX = ".iuc"
 MAGIC = b"IUC1"  # its digit is the version of the format
-SCOPES = ("class", "dataset")
 # magic | CRC-32 | config | side | scope | context | depth of the ARM | widths | gain | K | images of each class, or 0 |
 # bytes of the networks | bytes of the soft labels
 HEADER = struct.Struct("<4sI8sHBBBBfIIII")
 MODULES = ("arm", "synthesis")
+UNREAD = ("name", "recipe", "methods", "evaluate")  # keys of a config that no set's bytes depend on
 START = np.array([-5, -10, 64, 64])  # what stands for the steps and scales of the unit before the first
 TOLD_SCALE = 64  # 2 ** (64 / 8) / 64 = 4
 
@@ -34,13 +34,15 @@ class Decoded(NamedTuple):
     labels: np.ndarray  # (N,) int32, ascending
     patch_logits: np.ndarray | None  # (N, k, K) float32 where there are soft labels, as `labels.decode` gives them
     settings: codec.Settings
+    config: bytes  # `config_hash` of the run's
+    sizes: dict[str, int]  # bytes of latents, networks, soft labels, header and hard labels
 
 
 class _Parts(NamedTuple):
     settings: codec.Settings
     config: bytes
     counts_K: np.ndarray
-    head: int  # bytes of header and widths
+    sizes: dict[str, int]
     networks: bytes
     soft: bytes
     latents: bytes
@@ -51,14 +53,22 @@ def encode(
 ) -> bytes:
     """The bytes of a set: what `quantize.quantise` gave, its images' classes, the bytes of `labels.encode`, and the
     config of the run, which `decoded.with_container` asks for. Raises DataError for labels that are not in class order
-    or do not fit the units."""
+    or do not fit the units, CorruptArtifact for soft labels of other images."""
     settings, counts_K = units[0].settings, _counts(labels_N, n_classes, units, latents_UnL)
+    if soft_labels:
+        labels.open_stream(soft_labels, labels_N)
     networks, latents = entropy.Encoder(), entropy.Encoder()
     _write_networks(units, networks)
     for unit, latents_nL in zip(units, latents_UnL, strict=True):
         integer.write(unit, latents_nL, latents)
     networks, even = networks.finish(), len(set(counts_K.tolist())) == 1
-    fixed = settings.side, SCOPES.index(settings.scope), settings.context, settings.arm_depth, len(settings.widths)
+    fixed = (
+        settings.side,
+        codec.SCOPES.index(settings.scope),
+        settings.context,
+        settings.arm_depth,
+        len(settings.widths),
+    )
     sizes = settings.gain, n_classes, counts_K[0] if even else 0, len(networks), len(soft_labels)
     header = HEADER.pack(MAGIC, 0, config_hash(config), *fixed, *sizes)
     tables = np.array(settings.widths, "<u2").tobytes() + (b"" if even else counts_K.astype("<u4").tobytes())
@@ -74,7 +84,7 @@ def decode(data: bytes) -> Decoded:
     units = _read_networks(settings, n_units, entropy.Decoder(parts.networks))
     images_u8 = np.concatenate([integer.images(unit, integer.read(unit, n_samples, decoder)) for unit in units])
     soft = labels.decode(parts.soft, labels_N, entropy) if parts.soft else None
-    return Decoded(images_u8, labels_N, soft, settings)
+    return Decoded(images_u8, labels_N, soft, settings, parts.config, parts.sizes)
 
 
 def estimate_bits(units, latents_UnL) -> dict[str, float]:
@@ -86,13 +96,11 @@ def estimate_bits(units, latents_UnL) -> dict[str, float]:
 
 
 def config_hash(config) -> bytes:
-    """8 bytes that stand for a run's config (a manifest's `config`)."""
-    return bytes.fromhex(store.fingerprint(config))
-
-
-def config_of(data: bytes) -> bytes:
-    """`config_hash` of the config that a container was made with."""
-    return _open(data).config
+    """8 bytes that stand for a run's config (a manifest's `config`), but for where its data lie, its name and its
+    students."""
+    known = {key: value for key, value in (config or {}).items() if key not in UNREAD}
+    known["data"] = {key: value for key, value in known.get("data", {}).items() if key != "path"}
+    return bytes.fromhex(store.fingerprint(known))
 
 
 def report(path) -> dict:
@@ -105,12 +113,9 @@ def report(path) -> dict:
         raise DataError(f"{path}: cannot be read ({error}); give a file that container.encode wrote") from error
     except CorruptArtifact as error:
         raise CorruptArtifact(f"{path}: {error}") from error
-    sizes = {"latents": parts.latents, "networks": parts.networks, "soft labels": parts.soft}
-    sizes = {name: len(part) for name, part in sizes.items()} | {"header": parts.head}
-    sizes["hard labels"] = len(data) - sum(sizes.values())
     n_images, n_classes = int(parts.counts_K.sum()), len(parts.counts_K)
     beside = accounting.pixels(n_images * parts.settings.side**2 * 3, n_classes)
-    return accounting.of_parts(path.name, sizes, n_images, n_classes, beside)
+    return accounting.of_parts(path.name, parts.sizes, n_images, n_classes, beside)
 
 
 def show(path) -> int:
@@ -185,8 +190,10 @@ def _sealed(data: bytes) -> bytes:
 
 
 def _open(data: bytes) -> _Parts:
-    if len(data) < HEADER.size or data[: len(MAGIC)] != MAGIC:
+    if len(data) < HEADER.size or data[:3] != MAGIC[:3]:
         raise CorruptArtifact("container: does not begin as one; give the bytes that container.encode made")
+    if data[: len(MAGIC)] != MAGIC:
+        raise CorruptArtifact(f"container: version {data[3:4]!r}, {MAGIC[3:]!r} is known; read it with its own release")
     if _sealed(data) != data:
         raise CorruptArtifact("container: CRC-32 differs, so bytes were changed or lost; restore it from a copy")
     fields = HEADER.unpack_from(data)
@@ -196,6 +203,8 @@ def _open(data: bytes) -> _Parts:
     start = head + (0 if per_class else 4 * n_classes)
     counts_K = np.full(n_classes, per_class) if per_class else np.frombuffer(data, "<u4", n_classes, head).astype(int)
     ends = start + n_networks, start + n_networks + n_soft
-    settings = codec.Settings(side, SCOPES[scope], context, depth, widths, gain)
-    streams = data[start : ends[0]], data[ends[0] : ends[1]], data[ends[1] :]
-    return _Parts(settings, config, counts_K, head, *streams)
+    settings = codec.Settings(side, codec.SCOPES[scope], context, depth, widths, gain)
+    networks, soft, latents = data[start : ends[0]], data[ends[0] : ends[1]], data[ends[1] :]
+    sizes = {"latents": len(latents), "networks": len(networks), "soft labels": len(soft)}
+    sizes |= {"header": head, "hard labels": start - head}
+    return _Parts(settings, config, counts_K, sizes, networks, soft, latents)

@@ -25,14 +25,16 @@ def with_logits(distilled: DistilledSet, patch_logits) -> DistilledSet:
 
 def with_container(distilled: DistilledSet, data: bytes) -> DistilledSet:
     """The set with the pixels of a container and, where it holds some, its soft labels. Raises CorruptArtifact for
-    damaged bytes, DataError for the container of another run or of other images."""
+    damaged bytes, DataError for the container of another run or of other hard labels. What the container costs is in
+    the manifest and so in every report of the set."""
     found = container.decode(data)
     due = container.config_hash(distilled.manifest.get("config"))
-    if container.config_of(data) != due or not np.array_equal(found.labels, distilled.labels):
-        fault = "container: of another config or of other images"
+    if found.config != due or not np.array_equal(found.labels, distilled.labels):
+        fault = "container: of another config or of other hard labels"
         raise DataError(f"{fault}; give the set that it was made of")
     soft = {} if found.patch_logits is None else {"patch_logits": found.patch_logits}
-    return _replace(distilled, images_u8=found.images_u8, **soft)
+    back = _replace(distilled, images_u8=found.images_u8, **soft)
+    return back._replace(manifest=back.manifest | {"container": found.sizes})
 
 
 def write(distilled: DistilledSet, directory) -> None:

@@ -8,7 +8,7 @@ integers made of integers, since a decoder on another machine has to find the sa
 
 import functools
 import itertools
-from decimal import Context, Decimal
+from decimal import Context, Decimal, localcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -143,7 +143,8 @@ def table() -> np.ndarray:
 
 def _tails(i: int, reach: int) -> list[int]:
     """exp(-k / b) for k = 0 .. reach sixty-fourths of a symbol, b the i-th scale, in units of 2^-62."""
-    ratio = int(_DIGITS.exp(-_power(Decimal(-i) / OCTAVE)) * _ONE_62)
+    with localcontext(_DIGITS):  # of all arithmetic, whatever the caller's is
+        ratio = int((-_power(Decimal(-i) / OCTAVE)).exp() * _ONE_62)
     return list(itertools.accumulate(range(reach), lambda tail, _: tail * ratio >> 62, initial=_ONE_62))
 
 
@@ -154,7 +155,8 @@ def _power(exponent: Decimal) -> Decimal:
 @functools.lru_cache(maxsize=1)
 def _thresholds() -> np.ndarray:
     """The least deviation of every scale but the first: half a step, by ratio, below it."""
-    return np.array([int(_power(Decimal(2 * i - 1) / (2 * OCTAVE))) + 1 for i in range(1, N_SCALES)])
+    with localcontext(_DIGITS):
+        return np.array([int(_power(Decimal(2 * i - 1) / (2 * OCTAVE))) + 1 for i in range(1, N_SCALES)])
 
 
 def _law(means_64, scales) -> _Law:

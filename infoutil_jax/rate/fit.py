@@ -25,6 +25,7 @@ from infoutil_jax.rate import codec, objectives
 from infoutil_jax.utility import square_sum
 
 POINT_STEPS = 10  # from one point of the history to the next
+MOST_STEERED = 30.0  # in log(lambda): a target out of reach ends in a poor set, not in an overflow
 STEERING = 0.4  # what log(target / bits) adds to log(lambda) at every point: 0.1 is too slow for 1,000 steps
 
 
@@ -139,7 +140,8 @@ def _factor(settings: Settings, history) -> float:
     """What lambdas are multiplied by to meet the target: dual ascent on the logarithm."""
     if not settings.target_bpc:
         return 1.0
-    return math.exp(STEERING * sum(math.log(settings.target_bpc / max(p.bits_per_class, 1.0)) for p in history))
+    steered = STEERING * sum(math.log(settings.target_bpc / max(p.bits_per_class, 1.0)) for p in history)
+    return math.exp(min(max(steered, -MOST_STEERED), MOST_STEERED))
 
 
 def _make_step(codec_settings, settings, loss, optimizer):

@@ -20,6 +20,8 @@ FORMATS = ("png", "jpeg", "webp", "avif")
 LOSSLESS, LOSSY = ("png", "webp"), ("jpeg", "webp", "avif")
 SUBSAMPLING = ("4:2:0", "4:4:4")
 MAGIC = b"IUI1"
+# what damaged bytes end in, here and in Pillow's decoders
+UNREADABLE = ValueError, IndexError, struct.error, OSError, SyntaxError, RuntimeError, Image.DecompressionBombError
 HEADER = struct.Struct("<4sBBHHI")  # magic | number of the format | sheets 0 or 1 | H | W | K
 AVIF_SPEED = 4  # 0 slowest and smallest, 10 fastest
 
@@ -71,7 +73,7 @@ def decode(data: bytes) -> tuple[np.ndarray, np.ndarray]:
         files = [data[end - length : end] for end, length in zip(ends, lengths, strict=True)]
         shapes = [_grid(n) for n in present] if sheets else [(1, 1)] * n_files
         tiles = [_load(f, FORMATS[number], *s, height, width) for f, s in zip(files, shapes, strict=True)]
-    except (ValueError, IndexError, struct.error, OSError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise CorruptArtifact(f"coded images: {error}; restore them from a copy") from error
     return np.concatenate(tiles), np.repeat(np.arange(n_classes, dtype=np.int32), counts_K)
 

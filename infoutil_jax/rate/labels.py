@@ -40,7 +40,8 @@ class Settings:
 
 
 def encode(patch_logits_NkK, labels_N, settings: Settings, coder) -> bytes:
-    """Logits as bytes. The decoder needs `labels_N` too; they come with the images. Raises DataError for others."""
+    """Logits as bytes. The decoder needs `labels_N` too; they come with the images. Raises DataError for others, and
+    for logits that are not finite."""
     symbols_RK, coded_RK, classes_R = _quantise(patch_logits_NkK, labels_N, settings)
     prior, encoder = _prior(symbols_RK[coded_RK]), coder.Encoder()
 
@@ -52,12 +53,13 @@ def encode(patch_logits_NkK, labels_N, settings: Settings, coder) -> bytes:
     _walk(coded_RK, classes_R, prior, coder, put)
     step = np.float32(settings.step)
     header = HEADER.pack(MAGIC, step, *np.shape(patch_logits_NkK), settings.top, *prior, 0)
-    return _sealed(header, _pack_subsets(coded_RK, classes_R, settings.top) + encoder.finish())
+    return _sealed(header, _pack_subsets(coded_RK, classes_R, settings.top) + encoder.finish(), labels_N)
 
 
 def decode(data: bytes, labels_N, coder) -> np.ndarray:
-    """Logits (N, k, K) float32, 0 for each patch's class. Raises CorruptArtifact for what `encode` never wrote."""
-    labels_N, step, shape, top, prior, body = *_open(data, labels_N), data[HEADER.size :]
+    """Logits (N, k, K) float32, 0 for each patch's class. Raises CorruptArtifact for what `encode` never wrote, and for
+    the labels of other images."""
+    labels_N, step, shape, top, prior, body = *open_stream(data, labels_N), data[HEADER.size :]
     n, k, n_classes = shape
     classes_R = np.repeat(labels_N, k)
     coded_RK, used = _unpack_subsets(body, classes_R, n_classes, top)
@@ -96,6 +98,8 @@ def _quantise(patch_logits_NkK, labels_N, settings: Settings):
         raise DataError(f"labels.top={settings.top}: {n_classes} classes leave no rest; give 0 to keep all logits")
     classes_R, rows = np.repeat(labels_N, k), np.arange(n * k)
     logits_RK = np.asarray(patch_logits_NkK, np.float64).reshape(n * k, n_classes)
+    if not np.isfinite(logits_RK).all():
+        raise DataError("labels: logits are not finite; load the set with its logits")
     differences_RK = logits_RK - logits_RK[rows, classes_R, None]
     coded_RK = np.ones(logits_RK.shape, bool)
     coded_RK[rows, classes_R] = False
@@ -187,18 +191,18 @@ def _unpack_subsets(data: bytes, classes_R, n_classes: int, top: int) -> tuple[n
     return coded_RK, used
 
 
-def _sealed(header: bytes, body: bytes) -> bytes:
-    return header[:-4] + struct.pack("<I", zlib.crc32(header[:-4] + body)) + body
+def _sealed(header: bytes, body: bytes, labels_N) -> bytes:
+    """With the CRC-32 of the labels, which the decoder has, and of all bytes but its own four."""
+    known = np.asarray(labels_N, "<i4").tobytes()
+    return header[:-4] + struct.pack("<I", zlib.crc32(known + header[:-4] + body)) + body
 
 
-def _open(data: bytes, labels_N):
-    """Labels, step, shape, top and prior of a whole stream; CorruptArtifact for any other."""
+def open_stream(data: bytes, labels_N):
+    """Labels, step, shape, top and prior of a whole stream of these images; CorruptArtifact for any other."""
     if len(data) < HEADER.size or data[: len(MAGIC)] != MAGIC:
         raise CorruptArtifact("label stream: does not begin as one; give the bytes that labels.encode made")
-    if _sealed(data[: HEADER.size], data[HEADER.size :]) != data:
-        raise CorruptArtifact("label stream: CRC-32 differs, so bytes were changed or lost; restore it from a copy")
+    if _sealed(data[: HEADER.size], data[HEADER.size :], labels_N) != data:
+        fault = "label stream: CRC-32 differs, so bytes were changed or lost, or the labels are of other images"
+        raise CorruptArtifact(f"{fault}; restore it from a copy, or give the labels that it was made with")
     _, step, n, k, n_classes, top, mean, deviation, _ = HEADER.unpack_from(data)
-    labels_N = np.asarray(labels_N)
-    if labels_N.shape != (n,) or labels_N.min() < 0 or labels_N.max() >= n_classes:
-        raise DataError(f"label stream: is of {n} images of {n_classes} classes; give the labels of these images")
-    return labels_N, step, (n, k, n_classes), top, (mean, deviation)
+    return np.asarray(labels_N), step, (n, k, n_classes), top, (mean, deviation)

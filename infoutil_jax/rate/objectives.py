@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from infoutil_jax import losses, models
-from infoutil_jax.checks import one_of
+from infoutil_jax.checks import in_range, one_of
 from infoutil_jax.data import augment
 from infoutil_jax.stages import evaluate
 from infoutil_jax.stages.score import last_layer_input
@@ -189,7 +189,10 @@ def trajectory_matching(
     `ahead` later; theta_steps: after `steps` SGD steps from theta_0 on views of `batch_size` decoded images (0: all) at
     a fixed rate (MTT learns it). Steps are unrolled: memory holds one step, compilation all.
     """
-    n_experts, last = len(experts), len(experts[0]) - 1 - ahead if last_start is None else last_start
+    n_experts, most = len(experts), len(experts[0]) - 1
+    in_range("trajectory_matching.ahead", ahead, 1, most)
+    last = most - ahead if last_start is None else last_start
+    in_range("trajectory_matching.last_start", last, 0, most - ahead)
     stack = lambda trees: jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
     data = jax.device_put(stack([stack(trajectory) for trajectory in experts]))
     view = _view(students, 1, flip)
