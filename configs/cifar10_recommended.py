@@ -11,7 +11,7 @@ from configs import cifar10
 SEARCHED = {  # IPC -> F (F x F images share one), epoch of the teacher that labels, epochs of the students
     1: (2, 1, 4000),
     10: (1, 5, 1000),
-    50: (1, 10, 400),
+    50: (1, 5, 400),
 }
 
 
