@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from experiments.rate_utility import compare, latents, measure, run, toy
-from experiments.rate_utility.points import COMMON_LABELS, UTILITIES, Latents, Point, all_points
+from experiments.rate_utility.points import COMMON_LABELS, UTILITIES, WIDTHS, Latents, Point, all_points
 
 from infoutil_jax import records, sets
 from infoutil_jax.errors import ConfigError
@@ -34,7 +34,7 @@ def test_every_point_has_a_name_of_its_own_and_settings_that_are_allowed():
     assert len({measure.identity(settings[p.method, p.ipc], p) for p in points}) == len(points)
     assert {p.images.width for p in points if "distribution" in p.coder} == {32, 128}  # this machine's and DD-RUO's
     by_utility = {p.images.utility: 0 for p in points if isinstance(p.images, Latents)}
-    assert set(by_utility) == {"mse", "teacher_kl", "teacher_features", "distribution_matching"}
+    assert set(by_utility) == set(UTILITIES)
     assert not [p for p in all_points(("infoutil",), (1,), n_classes=2) if "top" in p.labels]  # no rest to leave out
 
 
@@ -206,15 +206,15 @@ def test_exact_formats_share_their_students_and_lossy_ones_do_not(finished):
 
 
 @pytest.mark.parametrize("utility", UTILITIES[1:])
-def test_every_utility_is_as_steep_as_the_squared_error(finished, utility):
+def test_every_utility_is_about_as_steep_as_the_squared_error(finished, utility):
     runs, _ = finished
+    width = 4 if utility in WIDTHS else 0
     flags = run._parse([*SMOKE, f"--runs={runs}"])
-    point = Point("random_images", 2, Latents(utility, 9000, 32), COMMON_LABELS)
+    point = Point("random_images", 2, Latents(utility, 9000, width), COMMON_LABELS)
     bench = measure.prepare(run.settings_of(point, flags), runs, runs / "artifacts", toy.TRAINING)
     mse = latents._gradient(bench, latents._utility(bench, Latents("mse", 9000)))
     own = latents._gradient(bench, latents._utility(bench, point.images))
-    most = 2.0 if utility in latents.BESIDE_MSE else 1.0  # as much squared error beside it
-    assert 0.5 * mse < own < 1.001 * most * mse
+    assert mse / 4 < own < 4 * mse  # of other random networks and views; some have as much squared error beside them
 
 
 def test_networks_that_outweigh_the_rate_are_refused(finished):

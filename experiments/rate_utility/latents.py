@@ -16,7 +16,7 @@ FIT = fit.Settings()  # lambdas are where steering begins, in units of mean squa
 IMAGES = 10  # of a class in a step
 BITS_A_VALUE = 7  # of a network, measured: what is left of the rate is the latents'
 BESIDE_MSE = ("teacher_kl", "teacher_features")  # as much mse again keeps images natural where the teacher is blind
-REAL = 2  # real images a class for each channel of distribution matching's networks: DD-RUO has 256 for 128
+REAL = 2  # real images a class for each channel of the random networks: DD-RUO has 256 for 128
 NOISE = 0.05  # of pixels, where gradients are compared
 FIXED = VERSION, dataclasses.asdict(FIT), IMAGES, BITS_A_VALUE, BESIDE_MSE, REAL, NOISE  # what containers depend on
 
@@ -81,13 +81,14 @@ def _arguments(bench, latents) -> dict:
     settings, dataset = bench.settings, bench.dataset
     factor = round(bench.distilled.patch_logits.shape[1] ** 0.5)
     shared = dict(students=settings.students, factor=factor, flip=settings.data.flip)
-    if latents.utility == "distribution_matching":
+    if latents.width:
         shape = (len(dataset.class_names), settings.data.mean, settings.data.std)
         rows = [np.flatnonzero(dataset.train.labels == label) for label in range(len(dataset.class_names))]
         width = min(latents.width, settings.evaluate.width or latents.width)
         network = teacher_stage.build_network(f"{settings.evaluate.model}_in", width, *shape)
         real = {"real": [dataset.train.images(r) for r in rows], "per_class": REAL * latents.width}
-        return shared | {"network": network} | real
+        views = shared if latents.utility == "distribution_matching" else {"factor": factor}
+        return views | {"network": network} | real
     variables = bench.teacher.variables(settings.label.teacher)
     return shared | {"images_u8": bench.distilled.images_u8, "teacher": bench.teacher.network, "variables": variables}
 

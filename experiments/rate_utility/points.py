@@ -12,10 +12,10 @@ LABELS = {
     "step 1, top 3": labels.Settings(1.0, top=3), "step 1, top 1": labels.Settings(1.0, top=1), "online": "online",
 }  # fmt: skip
 COMMON_LABELS = "step 1"  # of all points whose images differ
-UTILITIES = ("mse", "teacher_kl", "teacher_features", "distribution_matching")
+UTILITIES = ("mse", "teacher_kl", "teacher_features", "distribution_matching", "gradient_matching")
 RATES = (280, 700, 2050)  # bits an image, the last is DD-RUO's smallest CIFAR-10 point at IPC 50
 PIXELS = 32**2  # of an image at these rates; larger ones get as many bits a pixel
-WIDTHS = {"distribution_matching": (32, 128)}  # of its random ConvNets; 128 is DD-RUO's and wants a GPU
+WIDTHS = {"distribution_matching": (32, 128), "gradient_matching": (32,)}  # of random ConvNets; 128 wants a GPU
 SMALL = 10  # below this IPC images get four times the bits: networks weigh as much as at any other
 SCOPE = "dataset"  # who shares networks: those of a class weigh more than its latents up to IPC 10
 
@@ -26,7 +26,7 @@ class Latents:
 
     utility: str  # one of UTILITIES
     bits: int  # of images and networks together, per image
-    width: int = 0  # of distribution matching's random ConvNets
+    width: int = 0  # of the random ConvNets of distribution and gradient matching
     scope: str = SCOPE
 
 
