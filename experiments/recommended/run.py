@@ -103,7 +103,7 @@ def modern(line):
 
 def chosen(ipc):
     """What the search chose, on the test set, and other sets for the same students."""
-    methods = ("easy_images", "infoutil", "random_images" if ipc > 1 else "random_mosaics", "rded")
+    methods = cifar10_recommended.get_config(ipc).methods
     return Cell(f"chosen ipc {ipc}", f"configs/cifar10_recommended.py:{ipc}", {}, methods, PUBLISHED[ipc])
 
 
