@@ -6,6 +6,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
+from configs import cifar10_recommended  # noqa: E402
+
 from experiments.cells import Cell, main  # noqa: E402
 
 NOTE = """ConvNet-3 on CIFAR-10, top-1 in %. Cells that begin with "search" distil from the first 90 % of the training
