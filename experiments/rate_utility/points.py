@@ -94,6 +94,5 @@ def _latents(ipc: int, side: int):
 
 def at_toy_size(points: list[Point]) -> list[Point]:
     """Of every curve the first point, at the least width, for --smoke."""
-    return list({(p.method, p.ipc, p.coder.rstrip(" 0123456789"), p.labels): p for p in reversed(points)}.values())[
-        ::-1
-    ]
+    without_width = lambda p: (p.method, p.ipc, p.coder.rstrip(" 0123456789"), p.labels)
+    return list({without_width(p): p for p in reversed(points)}.values())[::-1]

@@ -62,13 +62,8 @@ def encode(
     for unit, latents_nL in zip(units, latents_UnL, strict=True):
         integer.write(unit, latents_nL, latents)
     networks, even = networks.finish(), len(set(counts_K.tolist())) == 1
-    fixed = (
-        settings.side,
-        codec.SCOPES.index(settings.scope),
-        settings.context,
-        settings.arm_depth,
-        len(settings.widths),
-    )
+    scope = codec.SCOPES.index(settings.scope)
+    fixed = settings.side, scope, settings.context, settings.arm_depth, len(settings.widths)
     sizes = settings.gain, n_classes, counts_K[0] if even else 0, len(networks), len(soft_labels)
     header = HEADER.pack(MAGIC, 0, config_hash(config), *fixed, *sizes)
     tables = np.array(settings.widths, "<u2").tobytes() + (b"" if even else counts_K.astype("<u4").tobytes())
