@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 
 import jax
 import numpy as np
@@ -45,14 +46,17 @@ def code(bench, point, soft_labels: bytes):
 
 
 def _training(bench, point, settings: codec.Settings) -> fit.Settings:
-    """Steered to the point's rate, less what the networks take."""
+    """Steered to the point's rate, less what the networks take. An image is in as many steps at any IPC."""
     n_classes = len(bench.dataset.class_names)
     values = codec.n_values(settings)
     networks = BITS_A_VALUE * (values["arm"] + values["synthesis"]) * codec.n_units(settings, n_classes) / n_classes
     target = point.ipc * point.images.bits - networks
     if target <= 0:
         raise ConfigError(f"{point.name}: networks take about {networks:.0f} bits per class, all of it; give more bits")
-    return dataclasses.replace(FIT, batch=min(point.ipc, IMAGES), target_bpc=target, **bench.training)
+    batch = min(point.ipc, IMAGES)
+    passes = math.ceil(point.ipc / batch)  # steps until all images were in one
+    steps = {"warmup_steps": passes * FIT.warmup_steps, "steps": tuple(passes * n for n in FIT.steps)}
+    return dataclasses.replace(FIT, **{"batch": batch, "target_bpc": target} | steps | bench.training)
 
 
 def _make(bench, point, settings, training, soft_labels: bytes) -> tuple[bytes, float]:

@@ -24,7 +24,7 @@ from infoutil_jax.progress import track
 from infoutil_jax.rate import codec, objectives
 from infoutil_jax.utility import square_sum
 
-POINT_STEPS = 10  # from one point of the history to the next
+PASSES = 10  # over all images, from one point of the history to the next
 MOST_STEERED = 30.0  # in log(lambda): a target out of reach ends in a poor set, not in an overflow
 STEERING = 0.4  # what log(target / bits) adds to log(lambda) at every point: 0.1 is too slow for 1,000 steps
 
@@ -115,13 +115,15 @@ def _run(codec_settings, settings, stage, params, n_classes, seed, history):
     opt_state = optimizer.init(params)
     n_units, n = params["latents"].shape[:2]
     key = key_for(seed, "codec", stage.name)
+    of_class = n_units * n // n_classes
+    every = PASSES * math.ceil(of_class / (settings.batch or of_class))
     for number in track(range(stage.steps), f"codec, {stage.name}", total=stage.steps, unit="steps"):
         rng = generator(seed, "codec", stage.name, number)
         rows_Um = _rows(rng, n_classes, n_units * n, settings.batch).reshape(n_units, -1)
         lam = stage.lam * _factor(settings, history)
         at = jnp.float32(lam), jax.random.fold_in(key, number), rows_Um.astype(np.int32)
         params, opt_state, utility = step(params, opt_state, stage.utility.data, *at)
-        if (number + 1) % POINT_STEPS == 0 or number + 1 == stage.steps:
+        if (number + 1) % every == 0 or number + 1 == stage.steps:
             bits = float(_hard_bits(codec_settings, params)) / n_classes
             history.append(Point(stage.name, number + 1, bits, float(utility), lam))
             if not np.isfinite([bits, history[-1].utility]).all():
