@@ -232,12 +232,13 @@ def test_what_is_finished_is_not_run_again_and_one_more_student_is(finished, mon
     assert "labels" not in start(f"--runs={runs}", ONLY)
     monkeypatch.undo()
     before = points_of(runs)
-    assert start(f"--runs={runs}", "--only=jpeg sheets", "--seeds=3").count("ipc 2") == 1
+    assert start(f"--runs={runs}", "--only=codec, mse", "--seeds=3").count("ipc 2") == 1
     after = points_of(runs)
-    changed = after.pop(("jpeg sheets", "step 1")), before.pop(("jpeg sheets", "step 1"))
+    changed = after.pop(("codec, mse", "step 1")), before.pop(("codec, mse", "step 1"))
     assert after == before and changed[0]["top1"]["seeds"][:2] == changed[1]["top1"]["seeds"]
     assert len(changed[0]["top1"]["seeds"]) == 3
     assert len(list((runs / "rate_utility").glob("*/distilled"))) == 1  # of the same set
+    assert len(list((runs / "artifacts" / "rate_utility").glob("*.iuc"))) == 1  # and the same container
 
 
 def test_without_matplotlib_the_results_are_there_and_the_way_to_the_plot_is_said(finished, monkeypatch, tmp_path):
