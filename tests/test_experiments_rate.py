@@ -224,6 +224,14 @@ def test_networks_that_outweigh_the_rate_are_refused(finished):
         latents._training(bench, point, codec.Settings(16, "dataset"))
 
 
+@pytest.mark.parametrize(("ipc", "batch", "times"), [(1, 1, 1), (10, 10, 1), (50, 10, 5)])
+def test_an_image_is_in_as_many_steps_at_any_ipc(ipc, batch, times):
+    bench = SimpleNamespace(dataset=SimpleNamespace(class_names=["a"] * 10), training={})
+    point = Point("random_images", ipc, Latents("mse", 2050), COMMON_LABELS)
+    training = latents._training(bench, point, codec.Settings(32, "dataset"))
+    assert (training.batch, training.warmup_steps, training.steps) == (batch, 400 * times, (500 * times, 500 * times))
+
+
 def test_what_is_finished_is_not_run_again_and_one_more_student_is(finished, monkeypatch):
     runs, printed = finished
     assert "results.md" in printed
