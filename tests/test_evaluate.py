@@ -14,7 +14,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from infoutil_jax import losses, models, optim, train
 from infoutil_jax.data.autoaugment import AUGMENTATIONS
-from infoutil_jax.errors import ConfigError, NumericError
+from infoutil_jax.errors import ConfigError, DataError, NumericError
 from infoutil_jax.keys import generator, key_for
 from infoutil_jax.stages import evaluate
 from infoutil_jax.types import DistilledSet
@@ -399,6 +399,11 @@ def test_a_dispatch_is_short_and_bounded_in_bytes():
 def test_a_loss_that_is_not_finite_is_refused():
     with pytest.raises(NumericError, match="student: the loss is not finite at epoch 1, step 1"):
         run(change(labels="online"), names=np.full((3, 3), np.nan, np.float32))
+
+
+def test_a_set_without_soft_labels_has_no_students_on_stored_ones():
+    with pytest.raises(DataError, match="holds no soft labels for evaluate.labels=stored; take online or hard"):
+        run(change(labels="stored"), colour_set()._replace(patch_logits=np.full((7, 4, 3), np.nan, np.float32)))
 
 
 @pytest.mark.parametrize("labels", ["stored", "hard"])

@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import main
@@ -71,8 +73,9 @@ def png_bytes(image_u8):
      (224, 10, 48_168_960), (224, 50, 240_844_800)],
 )  # fmt: skip
 def test_pixels_as_the_literature_counts_them(side, ipc, float32):
-    assert accounting.pixel_bits(side, ipc) == float32
-    assert accounting.pixel_bits(side, ipc, 8) == float32 / 4
+    for n_classes in (10, 100):
+        found = accounting.pixels(n_classes * ipc * side * side * 3, n_classes)
+        assert found == {"pixels as float32": float32, "pixels as uint8": float32 / 4}
 
 
 @pytest.mark.parametrize("patches, n_classes, bits", [(1, 10, 1_600), (4, 10, 6_400), (4, 1000, 640_000)])
@@ -147,7 +150,23 @@ def test_no_example_is_named_with_its_place(tmp_path):
     good = examples.encode_example(EXAMPLES[0])
     path.write_bytes(tfrecord.frame(good) + tfrecord.frame(b"\x08\x01"))
     with pytest.raises(CorruptArtifact, match=rf"x.tfrecord: record 1 at byte {len(good) + 16}: no Example"):
-        accounting.shard_parts([path])
+        accounting.shard_parts(tmp_path, [{"file": path.name, "records": 2}])
+
+
+def test_a_set_that_lost_a_record_or_a_shard_is_refused(written, tmp_path):
+    without_the_last = lambda shard: shard.write_bytes(b"".join(frames_of(shard)[:-1]))
+    for name, harm, fault in [
+        ("short", without_the_last, f"record count: expected {PER_CLASS}, found {PER_CLASS - 1}"),
+        ("gone", Path.unlink, "missing shards: "),
+    ]:
+        shutil.copytree(written, tmp_path / name)
+        harm(sorted((tmp_path / name).glob("*.tfrecord-*"))[1])
+        with pytest.raises(CorruptArtifact, match=fault):
+            accounting.report(tmp_path / name)
+
+
+def frames_of(shard):
+    return [tfrecord.frame(record.payload) for record in tfrecord.read_records(shard)]
 
 
 # What is beside it
@@ -200,8 +219,11 @@ def test_a_folder_of_images_has_a_report_too(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (side, side)).save(tmp_path / name)
     (tmp_path / "labels.npy").write_bytes(b"x" * 11)
+    for name in ("cat/notes.txt", ".trash/4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * 4)
     report = accounting.report(tmp_path)
-    assert report["parts"] == {"images": on_disk(tmp_path) - 11, "other files": 11}
+    assert report["parts"] == {"images": on_disk(tmp_path) - 19, "soft labels": 11, "other files": 8}
     assert (report["images"], report["classes"]) == (3, 2)
     assert report["beside"]["pixels as uint8"] == (4 * 4 + 4 * 4 + 8 * 8) * 3 * 8 / 2
 

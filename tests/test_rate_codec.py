@@ -98,7 +98,11 @@ def test_upsampling_is_pillows_away_from_the_edges():
 # The float model
 
 
-@pytest.mark.parametrize("field, value", [("side", 48), ("side", 72), ("scope", "image"), ("context", 41), ("gain", 0)])
+@pytest.mark.parametrize(
+    "field, value",
+    [("side", 48), ("side", 72), ("scope", "image"), ("context", 41), ("gain", 0), ("arm_depth", 256), ("widths", (0,)),
+     ("widths", (65536,)), ("widths", (8,) * 256)],
+)  # fmt: skip
 def test_settings_that_make_no_codec_are_refused(field, value):
     with pytest.raises(ConfigError, match=f"codec.{field}"):
         Settings(**({"side": 32} | {field: value}))

@@ -21,6 +21,7 @@ from infoutil_jax.types import DistilledImage
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = codec.Settings(side=16, context=4, arm_depth=1, widths=(6, 5), gain=12.5)
 CLASSES = np.repeat([0, 1, 2], 4)
+MANIFEST = {"config": {"seed": 3}}
 
 
 def make_unit(settings, seed, log2_scale=-2.0):
@@ -66,7 +67,7 @@ def soft_labels(classes, n_classes, k=2):
 def small():
     units, latents = make()
     soft = soft_labels(CLASSES, 3)
-    data = container.encode(units, latents, CLASSES, 3, soft, {"seed": 3})
+    data = container.encode(units, latents, CLASSES, 3, soft, MANIFEST)
     return SimpleNamespace(units=units, latents=latents, soft=soft, data=data)
 
 
@@ -125,7 +126,7 @@ def test_another_process_decodes_the_same(small, tmp_path):
 
 def test_the_layout_is_as_documented(small):
     data = small.data
-    due = ("<4sI8sHBBBBfIIII2H", b"IUC1", zlib.crc32(data[:4] + data[8:]), container.config_hash({"seed": 3}), 16, 0, 4)
+    due = ("<4sI8sHBBBBfIIII2H", b"IUC1", zlib.crc32(data[:4] + data[8:]), container.run_hash(MANIFEST), 16, 0, 4)
     fields = struct.unpack_from(due[0], data)
     assert fields[:9] == (*due[1:], 1, 2, 12.5)[:9] and fields[9:11] == (3, 4) and fields[13:] == (6, 5)
     n_networks, n_soft = fields[11:13]
@@ -149,7 +150,7 @@ def test_bytes_and_pixels_stay_what_they_were():
     data = container.encode([unit], latents, [0, 0, 1], 2)
     pixels = container.decode(data).images_u8
     assert len(np.unique(pixels)) > 50
-    assert hashlib.sha256(data).hexdigest() == "dfe5a239d471793569d6c2c8b467a62e82e7765f9a8abdc90ccc45ce2232f69c"
+    assert hashlib.sha256(data).hexdigest() == "e0517299e8beaf97b89607a13656e7c21868044d333ea305236f8498c17af96d"
     assert (
         hashlib.sha256(pixels.tobytes()).hexdigest()
         == "e29301a75511944fda29362d4b51220c4979e4f8d95cf352b9487c7a47d573de"
@@ -197,6 +198,7 @@ def test_what_does_not_fit_is_not_encoded(small):
     cases = [
         (CLASSES[::-1], 3, small.latents, "sort the set"),
         (CLASSES + 1, 3, small.latents, "sort the set"),
+        ([], 3, small.latents, "sort the set"),
         ([0] * 5 + [1] * 3 + [2] * 4, 3, small.latents, "3 to 5 images; give scope dataset"),
         (CLASSES, 4, small.latents, r"latents \(3, 4, 341\) are not those of 4 units and 12 images"),
         (CLASSES, 3, small.latents[:, :3], "are not those of 3 units and 12 images"),
@@ -284,23 +286,30 @@ def test_a_decoded_set_has_the_containers_pixels_and_labels(small, original):
     found, back = container.decode(small.data), decoded.with_container(original, small.data)
     assert np.array_equal(back.images_u8, found.images_u8) and np.array_equal(back.patch_logits, found.patch_logits)
     assert back.patch_ids == original.patch_ids and back.manifest["shards"] != original.manifest["shards"]
-    bare = container.encode(small.units, small.latents, CLASSES, 3, b"", {"seed": 3})
-    assert decoded.with_container(original, bare).patch_logits is original.patch_logits
+    bare = container.encode(small.units, small.latents, CLASSES, 3, b"", MANIFEST)
+    assert np.isnan(decoded.with_container(original, bare).patch_logits).all()  # those of the original are not in it
 
 
 def test_the_container_of_another_set_is_refused(small, original):
-    foreign = container.encode(small.units, small.latents, CLASSES, 3, b"", {"seed": 4})
+    foreign = container.encode(small.units, small.latents, CLASSES, 3, b"", {"config": {"seed": 4}})
     others = original._replace(labels=original.labels[::-1])
     for distilled, data in ((original, foreign), (others, small.data)):
         with pytest.raises(DataError, match="give the set that it was made of"):
             decoded.with_container(distilled, data)
 
 
+def test_logits_that_came_back_as_differences_are_not_for_a_loss_on_logits(small, original):
+    own = {"config": {"seed": 3, "evaluate": {"loss": "mse"}}}
+    with pytest.raises(DataError, match="evaluate.loss = mse sees logits; take kl"):
+        decoded.with_container(original._replace(manifest=original.manifest | own), small.data)
+
+
 def test_where_data_lie_and_who_is_trained_on_them_does_not_make_another_set():
     own = {"seed": 3, "data": {"path": "/here", "image_size": 32}, "evaluate": {"seeds": 3}, "name": "a"}
     moved = own | {"data": {"path": "/there", "image_size": 32}, "evaluate": {"seeds": 5}, "name": "b"}
-    assert container.config_hash(own) == container.config_hash(moved)
-    assert container.config_hash(own) != container.config_hash(own | {"data": {"path": "/here", "image_size": 16}})
+    other = own | {"data": {"path": "/here", "image_size": 16}}
+    of = lambda config, content="ab": container.run_hash({"config": config, "data": {"content_id": content}})
+    assert of(own) == of(moved) and len({of(own), of(other), of(own, "cd")}) == 3
 
 
 def test_a_decoded_set_can_be_written_and_read_as_any_other(small, original, tmp_path):

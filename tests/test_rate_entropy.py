@@ -2,6 +2,7 @@
 
 import decimal
 import hashlib
+import importlib.metadata
 import sys
 
 import constriction
@@ -206,3 +207,9 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
     for made in (entropy.Encoder, lambda: entropy.Decoder(b"")):
         with pytest.raises(EnvironmentFault, match="pip install 'constriction==0.5.0'"):
             made()
+
+
+def test_another_version_is_refused_as_it_might_decode_other_symbols(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: {"constriction": "0.6.1"}[name])
+    with pytest.raises(EnvironmentFault, match="constriction 0.6.1 may decode other symbols than 0.5.0; pip install"):
+        entropy.Encoder()

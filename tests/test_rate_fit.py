@@ -155,6 +155,23 @@ def test_a_target_out_of_reach_does_not_overflow():
         assert 0 < fit._factor(fit.Settings(target_bpc=target), history) < math.inf
 
 
+def test_steering_comes_back_at_once_from_a_target_out_of_reach():
+    points = lambda bits, n: [fit.Point("joint", 10, bits, 0.0, 1.0)] * n
+    settings = fit.Settings(target_bpc=1_000.0)
+    long_below = points(100.0, 300)
+    assert fit._factor(settings, long_below) == pytest.approx(math.exp(fit.MOST_STEERED))
+    then_above = math.log(fit._factor(settings, long_below + points(10_000.0, 5)))
+    assert then_above == pytest.approx(fit.MOST_STEERED - 5 * fit.STEERING * math.log(10))
+
+
+def test_a_target_that_is_missed_is_told(capsys):
+    history = [fit.Point("joint 1", 10, 900.0, 0.0, 1.0)]
+    fit._tell_of_a_miss(880.0, history)
+    assert "asked for" not in "".join(capsys.readouterr())
+    fit._tell_of_a_miss(1_000.0, history)
+    assert "900 bits per class of latents, 1,000 asked for" in "".join(capsys.readouterr())
+
+
 def test_a_loss_that_is_not_finite_stops_the_fit():
     nan = objectives.Utility((), lambda data, images, indices, key: images.sum() * jnp.nan)
     with pytest.raises(NumericError, match="joint 1.*step 1"):

@@ -8,14 +8,14 @@ import pytest
 
 from infoutil_jax.errors import ConfigError, CorruptArtifact, DataError
 from infoutil_jax.rate import decoded, image_codecs
-from infoutil_jax.rate.image_codecs import Settings
+from infoutil_jax.rate.image_codecs import PER, Settings
 from infoutil_jax.types import DistilledSet
 
 COUNTS = (6, 0, 5, 1)  # images per class: a sheet of 2 x 3, no sheet, one of 1 x 5, one image
 LABELS = np.repeat(np.arange(4), COUNTS)
 N = len(LABELS)
-LOSSY = [Settings(f, 60, sheets) for f in ("jpeg", "webp", "avif") for sheets in (False, True)]
-EXACT = [Settings(f, None, sheets) for f in ("png", "webp") for sheets in (False, True)]
+LOSSY = [Settings(f, 60, per) for f in ("jpeg", "webp", "avif") for per in PER]
+EXACT = [Settings(f, None, per) for f in ("png", "webp") for per in PER]
 
 
 def smooth_images(seed=0, height=16, width=24):
@@ -51,7 +51,7 @@ def test_every_image_comes_back_in_its_place(settings):
 @pytest.mark.parametrize("format_", ["jpeg", "webp", "avif"])
 def test_more_quality_costs_more_and_looks_better(format_):
     images = smooth_images(2) // 2 + np.random.default_rng(3).integers(0, 99, (N, 16, 24, 3), np.uint8)
-    low, high = (image_codecs.encode(images, LABELS, 4, Settings(format_, q, True)) for q in (20, 90))
+    low, high = (image_codecs.encode(images, LABELS, 4, Settings(format_, q, "class")) for q in (20, 90))
     assert len(low) < len(high)
     assert psnr(image_codecs.decode(low)[0], images) + 1 < psnr(image_codecs.decode(high)[0], images)
 
@@ -59,22 +59,25 @@ def test_more_quality_costs_more_and_looks_better(format_):
 @pytest.mark.parametrize("format_", ["jpeg", "avif"])
 def test_colour_at_full_resolution_is_asked_for_by_name(format_):
     images = np.random.default_rng(4).integers(0, 256, (N, 16, 24, 3), np.uint8)
-    halved, full = (image_codecs.encode(images, LABELS, 4, Settings(format_, 95, True, s)) for s in ("4:2:0", "4:4:4"))
+    settings = [Settings(format_, 95, "class", subsampling) for subsampling in image_codecs.SUBSAMPLING]
+    halved, full = (image_codecs.encode(images, LABELS, 4, s) for s in settings)
     assert psnr(image_codecs.decode(halved)[0], images) + 6 < psnr(image_codecs.decode(full)[0], images)
 
 
 def test_a_sheet_is_the_images_side_by_side():
     images = smooth_images(5)
-    first, second, third = image_codecs._sheets(images, np.array(COUNTS))
+    first, second, third = image_codecs._sheets(images, image_codecs._sizes("class", np.array(COUNTS)))
     assert np.array_equal(first, np.vstack([np.hstack(images[:3]), np.hstack(images[3:6])]))
     assert np.array_equal(second, np.hstack(images[6:11]))
     assert np.array_equal(third, images[11])
+    (whole,) = image_codecs._sheets(images, image_codecs._sizes("set", np.array(COUNTS)))
+    assert np.array_equal(whole, np.vstack([np.hstack(images[row : row + 4]) for row in (0, 4, 8)]))
 
 
-@pytest.mark.parametrize("sheets, n_files", [(False, N), (True, 3)])
-def test_the_bytes_are_files_and_a_small_index(sheets, n_files):
-    data = image_codecs.encode(smooth_images(), LABELS, 4, Settings("png", None, sheets))
-    assert struct.unpack_from("<4sBBHHI", data) == (b"IUI1", 0, sheets, 16, 24, 4)
+@pytest.mark.parametrize("per, n_files", [("image", N), ("class", 3), ("set", 1)])
+def test_the_bytes_are_files_and_a_small_index(per, n_files):
+    data = image_codecs.encode(smooth_images(), LABELS, 4, Settings("png", None, per))
+    assert struct.unpack_from("<4sBBHHI", data) == (b"IUI1", 0, PER.index(per), 16, 24, 4)
     assert struct.unpack_from("<4I", data, 14) == COUNTS
     sizes = struct.unpack_from(f"<{n_files}I", data, 14 + 16)
     start = 14 + 16 + 4 * n_files
@@ -93,7 +96,8 @@ def test_equal_sets_give_equal_bytes():
 @pytest.mark.parametrize(
     "given, words",
     [(("gif", 50), "'gif' is not known"), (("jpeg", None), "without a quality"), (("png", 50), "with a quality"),
-     (("webp", 101), "out of range"), (("avif", 50, False, "4:1:1"), "subsampling")],
+     (("webp", 101), "out of range"), (("png", None, "row"), "images.per"),
+     (("avif", 50, "image", "4:1:1"), "subsampling")],
 )  # fmt: skip
 def test_settings_are_checked(given, words):
     with pytest.raises(ConfigError, match=words):
@@ -105,10 +109,15 @@ def test_labels_out_of_order_are_refused():
         image_codecs.encode(smooth_images(), LABELS[::-1], 4, Settings("png"))
 
 
+def test_a_label_of_no_class_is_refused():
+    with pytest.raises(DataError, match="labels 0 to 3, 3 classes"):
+        image_codecs.encode(smooth_images(), LABELS, 3, Settings("png"))
+
+
 def test_a_sheet_that_the_format_cannot_hold_is_refused():
     tall = np.zeros((2, 4, 8192, 3), np.uint8)  # side by side beyond webp's 16383 pixels
     with pytest.raises(DataError, match="webp of 4 x 16384 pixels"):
-        image_codecs.encode(tall, np.zeros(2, int), 1, Settings("webp", 50, True))
+        image_codecs.encode(tall, np.zeros(2, int), 1, Settings("webp", 50, "class"))
 
 
 @pytest.mark.parametrize(
@@ -117,12 +126,12 @@ def test_a_sheet_that_the_format_cannot_hold_is_refused():
      lambda d: d[:6] + b"\x11" + d[7:], lambda d: d[:6] + d[8:10] + d[6:8] + d[10:], lambda d: d[:4] + b"\x09" + d[5:]],
 )  # fmt: skip
 def test_what_no_decoder_accepts_is_named(harm):
-    data = image_codecs.encode(smooth_images(), LABELS, 4, Settings("png", None, True))
+    data = image_codecs.encode(smooth_images(), LABELS, 4, Settings("png", None, "class"))
     with pytest.raises(CorruptArtifact, match="coded images: "):
         image_codecs.decode(harm(data))
 
 
-@pytest.mark.parametrize("settings", [s for s in LOSSY + EXACT if s.sheets])
+@pytest.mark.parametrize("settings", [s for s in LOSSY + EXACT if s.per == "class"])
 def test_damage_of_any_format_is_named_or_shows_as_other_pixels(settings):
     data = image_codecs.encode(smooth_images(), LABELS, 4, settings)
     for at in range(0, len(data), max(len(data) // 60, 1)):
@@ -144,7 +153,7 @@ def a_set():
 
 def test_a_decoded_set_is_the_set_with_other_pixels_and_another_name():
     distilled = a_set()
-    images, _ = image_codecs.decode(image_codecs.encode(distilled.images_u8, LABELS, 4, Settings("jpeg", 30, True)))
+    images, _ = image_codecs.decode(image_codecs.encode(distilled.images_u8, LABELS, 4, Settings("jpeg", 30)))
     back = decoded.with_images(distilled, images)
     assert back.images_u8 is images and back.patch_logits is distilled.patch_logits
     assert back.manifest["label_teacher"] == "early" and distilled.manifest["shards"][0] == {"sha256": "ab"}

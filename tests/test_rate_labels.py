@@ -250,6 +250,18 @@ def test_classes_that_the_logits_do_not_have_are_refused(classes):
         labels.encode(make_logits(), classes, Settings(0.5), CODER)
 
 
+def test_sets_without_images_or_with_one_class_are_refused():
+    with pytest.raises(DataError, match="one class says nothing"):
+        labels.encode(np.zeros((2, 1, 1)), [0, 0], Settings(1.0), entropy)
+    with pytest.raises(DataError, match="do not name 0 of 3 classes"):
+        labels.encode(np.zeros((0, 1, 3)), np.zeros(0, int), Settings(1.0), entropy)
+
+
+def test_a_step_that_numbers_of_32_bits_cannot_count_is_refused():
+    with pytest.raises(DataError, match="labels.step: logits are .* steps from"):
+        labels.encode(np.array([[[0.0, 9e4, 9e4]]]), [0], Settings(1e-3), entropy)
+
+
 def test_logits_that_are_not_finite_are_refused():
     with pytest.raises(DataError, match="load the set with its logits"):
         labels.encode(np.full_like(make_logits(), np.nan), CLASSES, Settings(0.5), CODER)

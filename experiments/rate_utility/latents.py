@@ -67,7 +67,7 @@ def _make(bench, point, settings, training, soft_labels: bytes) -> tuple[bytes, 
     fitted = fit.fit(settings, training, own.images_u8, own.labels, utility, bench.settings.seed)
     units, latents_UnL, _ = quantize.quantise(settings, fitted.params)
     n_classes = len(bench.dataset.class_names)
-    data = container.encode(units, latents_UnL, own.labels, n_classes, soft_labels, own.manifest["config"])
+    data = container.encode(units, latents_UnL, own.labels, n_classes, soft_labels, own.manifest)
     return data, fitted.history[-1].bits_per_class * n_classes
 
 

@@ -63,11 +63,11 @@ def measure(bench: Bench, point) -> dict:
     bits = {part: accounting.per_class(size, n_classes) for part, size in through.n_bytes.items()}
     if point.labels == "online":
         bits["labels"] = coded.teacher_bits(bench.settings, n_classes)
-    n_pixels, side = len(bench.distilled.labels) / n_classes, bench.settings.data.image_size
     return {
-        "point": point.plain, "made_from": identity(bench.settings, point), "bits_per_class": bits,
+        "point": point.plain, "made_from": identity(bench.settings, point), "teacher": bench.teacher.record,
+        "bits_per_class": bits,
         "total": sum(bits.values()), "without_labels": sum(bits.values()) - bits["labels"],
-        "float32_pixels": accounting.pixel_bits(side, round(n_pixels)),
+        "float32_pixels": accounting.pixels(bench.distilled.images_u8.size, n_classes)["pixels as float32"],
         "estimated_latents": through.estimate and through.estimate / n_classes,
         "psnr": coded.psnr(through.distilled.images_u8, bench.distilled.images_u8),
         "top1": results.statistics(results.final(curves)),

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from infoutil_jax.rate import image_codecs, labels
 
-# Of sheets. From WebP's 0 to its 20 the bits grow 2.7 times: 5 lies at the codec's middle rate.
+# Of either kind of sheet. From WebP's 0 to its 20 the bits grow 2.7 times: 5 lies at the codec's middle rate.
 QUALITIES = {"jpeg": (5, 20, 50, 90), "webp": (0, 5, 20, 60, 90), "avif": (5, 20, 45, 75)}
 OF_FILES = {"jpeg": (20, 50), "webp": (20, 60), "avif": (20, 45)}  # headers rule here, and pixels hardly differ
+FILES = {"image": "files", "class": "sheets", "set": "one sheet"}  # the last pays its headers once, as the codec does
 LABELS = {
     "float16": "float16", "step 0.35": labels.Settings(0.35), "step 1": labels.Settings(1.0),
     "step 1, top 3": labels.Settings(1.0, top=3), "step 1, top 1": labels.Settings(1.0, top=1), "online": "online",
@@ -43,7 +44,7 @@ class Point:
         """What the curve that this point is on is called."""
         if isinstance(self.images, Latents):
             return f"codec, {self.images.utility}" + f" {self.images.width}" * bool(self.images.width)
-        return f"{self.images.format} {'sheets' if self.images.sheets else 'files'}"
+        return f"{self.images.format} {FILES[self.images.per]}"
 
     @property
     def name(self) -> str:
@@ -67,7 +68,7 @@ def all_points(methods, ipcs, n_classes: int, side: int = 32) -> list[Point]:
     found = []
     for ipc in ipcs:
         for method in methods:
-            exact = image_codecs.Settings("png", sheets=True)
+            exact = image_codecs.Settings("png", per="class")
             found += [Point(method, ipc, exact, name) for name in LABELS if _possible(name, n_classes)]
             found += [Point(method, ipc, images, COMMON_LABELS) for images in _standard() if images != exact]
             found += [Point(method, ipc, latents, COMMON_LABELS) for latents in _latents(ipc, side)]
@@ -80,10 +81,10 @@ def _possible(name: str, n_classes: int) -> bool:
 
 
 def _standard():
-    for sheets in (True, False):
-        yield from (image_codecs.Settings(format_, sheets=sheets) for format_ in image_codecs.LOSSLESS)
-        for format_, qualities in (QUALITIES if sheets else OF_FILES).items():
-            yield from (image_codecs.Settings(format_, quality, sheets) for quality in qualities)
+    for per in FILES:
+        yield from (image_codecs.Settings(format_, per=per) for format_ in image_codecs.LOSSLESS)
+        for format_, qualities in (OF_FILES if per == "image" else QUALITIES).items():
+            yield from (image_codecs.Settings(format_, quality, per) for quality in qualities)
 
 
 def _latents(ipc: int, side: int):

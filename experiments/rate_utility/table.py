@@ -8,7 +8,8 @@ from experiments.rate_utility.points import COMMON_LABELS
 NOTE = """Top-1 in % of students (final epoch, mean ± standard deviation) on what the bytes decode to; bits per class.
 On-line labels are charged the teacher in float32. Formats are compared at equal bits by interpolation between points,
 the best of all formats and IPCs. From fewer than five students nothing is concluded. Errors are of the students, of one
-fit of the codec."""
+fit of the codec. Points with a teacher's name (six digits of its weights' SHA-256) are of a later training of it, on
+another machine; the others are all of one set for each method and IPC."""
 PARTS = ("images", "networks", "labels", "header")
 
 
@@ -27,12 +28,13 @@ def _points(records: dict[str, dict]) -> str:
         point = item[1]["point"]
         return point["method"], point["ipc"], point["labels"] == COMMON_LABELS, point["coder"], item[1]["total"]
 
-    lines = [f"| point | {' | '.join(PARTS)} | total | PSNR | top-1 | seeds |", "|---" * 9 + "|"]
+    lines = [f"| point | {' | '.join(PARTS)} | total | PSNR | top-1 | seeds | teacher |", "|---" * 10 + "|"]
     for name, r in sorted(records.items(), key=order):
         bits = [f"{r['bits_per_class'][part]:,.0f}" for part in PARTS]
         psnr, seeds = "exact" if r["psnr"] is None else f"{r['psnr']:.1f}", len(r["top1"]["seeds"])
         top1 = f"{100 * r['top1']['mean']:.1f}" + f" ± {100 * r['top1']['std']:.1f}" * (seeds > 1)
-        lines.append(f"| {name} | {' | '.join(bits)} | {r['total']:,.0f} | {psnr} | {top1} | {seeds} |")
+        teacher = r["teacher"]["converged"]["sha256"][:6] if "teacher" in r else ""  # older records have none
+        lines.append(f"| {name} | {' | '.join(bits)} | {r['total']:,.0f} | {psnr} | {top1} | {seeds} | {teacher} |")
     return "\n".join(lines)
 
 
@@ -52,7 +54,7 @@ def _second_goal(records, method: str) -> str:
     for of in dict.fromkeys([method, "infoutil"]):
         for s in compare.savings(records, method, of):
             bits, times = (f"{s.bits:,.0f}", f"{s.times:.0f}") if s.bits else ("not reached", "-")
-            own = f"{of} IPC {s.ipc}, labels {s.labels} | {100 * s.accuracy:.1f} | {s.nominal:,}"
+            own = f"{of} IPC {s.ipc}, labels {s.labels} | {100 * s.accuracy:.1f} | {s.nominal:,.0f}"
             lines.append(f"| {own} | {s.where} | {bits} | {times} |")
     if len(lines) == 2:
         return ""

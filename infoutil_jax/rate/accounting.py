@@ -5,7 +5,6 @@ bpc = 8 * bytes / K. Letters: N images, H W image, k patches, K classes. docs/ra
 
 import collections
 import functools
-from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -21,17 +20,21 @@ from infoutil_jax.stages import teacher as teacher_stage
 PART_OF = {"image": "images", "label": "hard labels", "patch_logits": "soft labels"}  # the rest: where patches are from
 PROVENANCE, PROTOBUF, TFRECORD = "provenance", "protobuf framing", "TFRecord framing"
 METADATA, MANIFEST, OTHER = "metadata", "manifest", "other files"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp")  # of images in a folder that is no set of ours
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".bmp", ".gif")  # of images in a folder that is no set of ours
+LABEL_SUFFIXES = (".npy", ".npz", ".pt", ".pth", ".safetensors")  # of what such folders have for soft labels
 HEADER_BYTES = 24  # of the smallest container: magic and version, then N, K, H, k as uint32
 _LENGTH_DELIMITED = 2  # protobuf's wire type
 
 
-def pixel_bits(side: int, per_class: int, bits_per_value: int = 32) -> int:
-    """Bits per class of RGB images kept as plain numbers: the literature counts float32, files start from uint8."""
-    return side * side * 3 * per_class * bits_per_value
+def pixels(n_values: int, n_classes: int) -> dict[str, float]:
+    """Lines beside a set: its pixels as plain numbers, in bits per class. The literature counts float32, files start
+    from uint8."""
+    return {
+        f"pixels as {np.dtype(t)}": network_bits(n_values, n_classes, 8 * t().itemsize) for t in (np.float32, np.uint8)
+    }
 
 
-def label_bits(labels_per_class: int, n_classes: int, bits_per_logit: int = 16) -> int:
+def label_bits(labels_per_class: float, n_classes: int, bits_per_logit: int = 16) -> float:
     """Bits per class of soft labels of K logits each: one a patch where they are static, one a view where stored."""
     return labels_per_class * n_classes * bits_per_logit
 
@@ -84,17 +87,20 @@ def record_parts(payload: bytes) -> dict[str, int]:
     return parts + collections.Counter({PROTOBUF: len(payload) - parts.total()})
 
 
-def shard_parts(paths: Iterable[Path]) -> dict[str, int]:
-    """Bytes of TFRecord files by part. Raises CorruptArtifact naming file and byte of a record that is not whole."""
+def shard_parts(directory: Path, shards: list[dict]) -> dict[str, int]:
+    """Bytes of TFRecord files by part, given a manifest's lines of them. Raises CorruptArtifact naming files that are
+    missing, file and byte of a record that is not whole, and a file that lost records."""
     parts = collections.Counter()
-    for path in paths:
-        payloads = 0
+    tfrecord.check_names(directory, [shard["file"] for shard in shards])
+    for shard in shards:
+        path, payloads, number = directory / shard["file"], 0, -1
         for record in tfrecord.read_records(path):
             try:
                 parts += record_parts(record.payload)
             except (ValueError, IndexError, KeyError) as error:
                 raise tfrecord.corrupt_record(path, record.number, record.offset, f"no Example: {error}") from error
-            payloads += len(record.payload)
+            payloads, number = payloads + len(record.payload), record.number
+        tfrecord.check_count(path, number + 1, shard["records"])
         parts[TFRECORD] += path.stat().st_size - payloads
     return dict(parts)
 
@@ -102,7 +108,7 @@ def shard_parts(paths: Iterable[Path]) -> dict[str, int]:
 def of_shards(directory: Path, layout: records.Layout, shards: list[dict]) -> dict:
     """The entry `rate` of a manifest, given its lines of shards: their bytes by part, and bits per class. A manifest
     cannot count itself: it and the metadata are in `report` alone."""
-    parts = shard_parts(directory / shard["file"] for shard in shards)
+    parts = shard_parts(directory, shards)
     n_values, n_classes = sum(shard["records"] for shard in shards) * layout.image_size**2 * 3, layout.n_classes
     bits = {part: per_class(size, n_classes) for part, size in parts.items()}
     total = {"total": per_class(sum(parts.values()), n_classes)}
@@ -135,7 +141,7 @@ def _set_report(directory: Path, artifacts) -> dict:
     manifest = records.read_manifest(directory)
     layout, shards = manifest["layout"], [shard["file"] for shard in manifest["shards"]]
     n_images, n_classes = sum(shard["records"] for shard in manifest["shards"]), layout["n_classes"]
-    parts = collections.Counter(shard_parts(directory / name for name in shards))
+    parts = collections.Counter(shard_parts(directory, manifest["shards"]))
     kinds = {records.MANIFEST: MANIFEST} | dict.fromkeys(records.METADATA, METADATA)
     for path in _all_files(directory):
         name = str(path.relative_to(directory))
@@ -150,13 +156,15 @@ def _set_report(directory: Path, artifacts) -> dict:
 
 
 def _folder_report(directory: Path) -> dict:
-    """An imported set: labels are the folders' names and cost nothing, files that are no images are in other files."""
+    """An imported set: hard labels are the folders' names and cost nothing, arrays and tensors are its soft labels."""
     files = _all_files(directory)
-    images = [p for p in files if p.suffix.lower() in SUFFIXES and p.parent.parent == directory]
+    of_classes = [p for p in files if p.parent.parent == directory and not p.parent.name.startswith(".")]
+    images = [p for p in of_classes if p.suffix.lower() in SUFFIXES]
     if not images:
         raise DataError(f"{directory}: neither a distilled set nor CLASS/IMAGE files; give the directory of either")
-    parts = collections.Counter({"images": sum(path.stat().st_size for path in images)})
-    parts[OTHER] = sum(path.stat().st_size for path in files) - parts["images"]
+    size = lambda paths: sum(path.stat().st_size for path in paths)
+    parts = {"images": size(images), "soft labels": size(p for p in files if p.suffix.lower() in LABEL_SUFFIXES)}
+    parts[OTHER] = size(files) - sum(parts.values())
     n_classes = len({path.parent for path in images})
     return of_parts(directory.name, parts, len(images), n_classes, pixels(sum(map(_n_values, images)), n_classes))
 
@@ -177,27 +185,19 @@ def of_parts(name: str, parts: dict, n_images: int, n_classes: int, beside: dict
     return {"name": name, "classes": n_classes, "images": n_images, **sizes, "beside": beside}
 
 
-def pixels(n_values: int, n_classes: int) -> dict[str, float]:
-    """Lines beside a set: its pixels as plain numbers, in bits per class."""
-    return {
-        f"pixels as {np.dtype(t)}": network_bits(n_values, n_classes, 8 * t().itemsize) for t in (np.float32, np.uint8)
-    }
-
-
 def _minimal(image_bytes: int, n_images: int, n_patches: int, n_classes: int) -> dict[str, float]:
     """A container of what students read: header, images per class (which are the hard labels, images being in class
     order), a length per image, the same PNGs; with every patch's logits as float16, and without."""
-    hard = HEADER_BYTES + 4 * n_classes + 4 * n_images + image_bytes
-    soft = 2 * n_images * n_patches * n_classes
-    named = {"least container, hard labels": hard, "soft labels as float16": soft, "least container, both": hard + soft}
-    return {name: per_class(size, n_classes) for name, size in named.items()}
+    hard = per_class(HEADER_BYTES + 4 * n_classes + 4 * n_images + image_bytes, n_classes)
+    soft = label_bits(n_images * n_patches / n_classes, n_classes)
+    return {"least container, hard labels": hard, "soft labels as float16": soft, "least container, both": hard + soft}
 
 
 def _views(manifest: dict, n_images: int, n_classes: int) -> dict[str, float]:
     epochs = manifest.get("config", {}).get("evaluate", {}).get("epochs")
     if not epochs:
         return {}
-    return {f"stored views as float16, {epochs} epochs": label_bits(epochs * n_images, n_classes) / n_classes}
+    return {f"stored views as float16, {epochs} epochs": label_bits(epochs * n_images / n_classes, n_classes)}
 
 
 def _container(sizes: dict[str, int], n_classes: int) -> dict[str, float]:

@@ -39,7 +39,10 @@ class Settings:
     def __post_init__(self):
         one_of("codec.scope", self.scope, SCOPES)
         in_range("codec.context", self.context, 1, len(grids.offsets(1000)))
-        in_range("codec.arm_depth", self.arm_depth, 0)
+        in_range("codec.arm_depth", self.arm_depth, 0, 255)  # as the container writes it, and widths
+        in_range("codec.widths (their number)", len(self.widths), 0, 255)
+        in_range("codec.widths", min(self.widths, default=1), 1, 65535)
+        in_range("codec.widths", max(self.widths, default=1), 1, 65535)
         in_range("codec.side", self.side, 2)
         in_range("codec.gain", self.gain, 1)
         if self.side & (self.side - 1) if self.side < 64 else self.side % 32:
@@ -75,7 +78,7 @@ def init(settings: Settings, n_units: int, n_samples: int, seed: int) -> dict:
     arm = [_zeros(n_units, shape) for shape in layers["arm"]]
     *mixing, first, second = layers["synthesis"]
     synthesis = [_draw(seed, n_units, f"synthesis{i}", shape) for i, shape in enumerate(mixing)]
-    synthesis[0]["kernel"] /= settings.gain  # sees units, not integers: 15 % less loss after 200 steps
+    synthesis[0]["kernel"] /= settings.gain  # sees units, not integers: less loss early on
     synthesis[-1]["bias"] += 0.5
     synthesis += [_zeros(n_units, first), _zeros(n_units, second)]
     key, shape = key_for(seed, "codec", "latents"), (n_units, n_samples, grids.n_latents(settings.side))

@@ -20,7 +20,7 @@ from infoutil_jax.rate import accounting, codec, entropy, integer, labels
 
 SUFFIX = ".iuc"
 MAGIC = b"IUC1"  # its digit is the version of the format
-# magic | CRC-32 | config | side | scope | context | depth of the ARM | widths | gain | K | images of each class, or 0 |
+# magic | CRC-32 | run | side | scope | context | depth of the ARM | widths | gain | K | images of each class, or 0 |
 # bytes of the networks | bytes of the soft labels
 HEADER = struct.Struct("<4sI8sHBBBBfIIII")
 MODULES = ("arm", "synthesis")
@@ -34,13 +34,13 @@ class Decoded(NamedTuple):
     labels: np.ndarray  # (N,) int32, ascending
     patch_logits: np.ndarray | None  # (N, k, K) float32 where there are soft labels, as `labels.decode` gives them
     settings: codec.Settings
-    config: bytes  # `config_hash` of the run's
+    run: bytes  # `run_hash` of the set's manifest
     sizes: dict[str, int]  # bytes of latents, networks, soft labels, header and hard labels
 
 
 class _Parts(NamedTuple):
     settings: codec.Settings
-    config: bytes
+    run: bytes
     counts_K: np.ndarray
     sizes: dict[str, int]
     networks: bytes
@@ -49,11 +49,11 @@ class _Parts(NamedTuple):
 
 
 def encode(
-    units: Sequence[integer.Quantised], latents_UnL, labels_N, n_classes: int, soft_labels: bytes = b"", config=None
+    units: Sequence[integer.Quantised], latents_UnL, labels_N, n_classes: int, soft_labels: bytes = b"", manifest=None
 ) -> bytes:
-    """The bytes of a set: what `quantize.quantise` gave, its images' classes, the bytes of `labels.encode`, and the
-    config of the run, which `decoded.with_container` asks for. Raises DataError for labels that are not in class order
-    or do not fit the units, CorruptArtifact for soft labels of other images."""
+    """The bytes of a set: what `quantize.quantise` gave, its images' classes, the bytes of `labels.encode`, and its
+    manifest, whose run `decoded.with_container` asks for. Raises DataError for labels that are not in class order or do
+    not fit the units, CorruptArtifact for soft labels of other images."""
     settings, counts_K = units[0].settings, _counts(labels_N, n_classes, units, latents_UnL)
     if soft_labels:
         labels.open_stream(soft_labels, labels_N)
@@ -65,7 +65,7 @@ def encode(
     scope = codec.SCOPES.index(settings.scope)
     fixed = settings.side, scope, settings.context, settings.arm_depth, len(settings.widths)
     sizes = settings.gain, n_classes, counts_K[0] if even else 0, len(networks), len(soft_labels)
-    header = HEADER.pack(MAGIC, 0, config_hash(config), *fixed, *sizes)
+    header = HEADER.pack(MAGIC, 0, run_hash(manifest), *fixed, *sizes)
     tables = np.array(settings.widths, "<u2").tobytes() + (b"" if even else counts_K.astype("<u4").tobytes())
     return _sealed(b"".join([header, tables, networks, soft_labels, latents.finish()]))
 
@@ -79,7 +79,7 @@ def decode(data: bytes) -> Decoded:
     units = _read_networks(settings, n_units, entropy.Decoder(parts.networks))
     images_u8 = np.concatenate([integer.images(unit, integer.read(unit, n_samples, decoder)) for unit in units])
     soft = labels.decode(parts.soft, labels_N, entropy) if parts.soft else None
-    return Decoded(images_u8, labels_N, soft, settings, parts.config, parts.sizes)
+    return Decoded(images_u8, labels_N, soft, settings, parts.run, parts.sizes)
 
 
 def estimate_bits(units, latents_UnL) -> dict[str, float]:
@@ -90,12 +90,13 @@ def estimate_bits(units, latents_UnL) -> dict[str, float]:
     return {"networks": counter.bits, "latents": latents}
 
 
-def config_hash(config) -> bytes:
-    """8 bytes that stand for a run's config (a manifest's `config`), but for where its data lie, its name and its
-    students."""
-    known = {key: value for key, value in (config or {}).items() if key not in UNREAD}
+def run_hash(manifest) -> bytes:
+    """8 bytes that stand for the run that a manifest is of: its config, but for where its data lie, its name and its
+    students, and the content of its data."""
+    manifest = manifest or {}
+    known = {key: value for key, value in manifest.get("config", {}).items() if key not in UNREAD}
     known["data"] = {key: value for key, value in known.get("data", {}).items() if key != "path"}
-    return bytes.fromhex(store.fingerprint(known))
+    return bytes.fromhex(store.fingerprint(known, manifest.get("data", {}).get("content_id")))
 
 
 def report(path) -> dict:
@@ -130,7 +131,7 @@ class _Counter:
 
 def _counts(labels_N, n_classes, units, latents_UnL) -> np.ndarray:
     labels_N, n_units = np.asarray(labels_N), codec.n_units(units[0].settings, n_classes)
-    if (np.diff(labels_N) < 0).any() or labels_N.min() < 0 or labels_N.max() >= n_classes:
+    if not len(labels_N) or (np.diff(labels_N) < 0).any() or labels_N[0] < 0 or labels_N[-1] >= n_classes:
         raise DataError(f"container: labels are not in the order of {n_classes} classes; sort the set by class")
     counts_K = np.bincount(labels_N, minlength=n_classes)
     if np.shape(latents_UnL)[:2] != (n_units, len(labels_N) / n_units) or len(units) != n_units:
@@ -192,7 +193,7 @@ def _open(data: bytes) -> _Parts:
     if _sealed(data) != data:
         raise CorruptArtifact("container: CRC-32 differs, so bytes were changed or lost; restore it from a copy")
     fields = HEADER.unpack_from(data)
-    config, side, scope, context, depth, n_widths, gain, n_classes, per_class, n_networks, n_soft = fields[2:]
+    run, side, scope, context, depth, n_widths, gain, n_classes, per_class, n_networks, n_soft = fields[2:]
     head = HEADER.size + 2 * n_widths
     widths = tuple(np.frombuffer(data, "<u2", n_widths, HEADER.size).tolist())
     start = head + (0 if per_class else 4 * n_classes)
@@ -202,4 +203,4 @@ def _open(data: bytes) -> _Parts:
     networks, soft, latents = data[start : ends[0]], data[ends[0] : ends[1]], data[ends[1] :]
     sizes = {"latents": len(latents), "networks": len(networks), "soft labels": len(soft)}
     sizes |= {"header": head, "hard labels": start - head}
-    return _Parts(settings, config, counts_K, sizes, networks, soft, latents)
+    return _Parts(settings, run, counts_K, sizes, networks, soft, latents)

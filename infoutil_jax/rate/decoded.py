@@ -24,16 +24,19 @@ def with_logits(distilled: DistilledSet, patch_logits) -> DistilledSet:
 
 
 def with_container(distilled: DistilledSet, data: bytes) -> DistilledSet:
-    """The set with the pixels of a container and, where it holds some, its soft labels. Raises CorruptArtifact for
-    damaged bytes, DataError for the container of another run or of other hard labels. What the container costs is in
-    the manifest and so in every report of the set."""
+    """The set with the pixels and soft labels of a container; without some in it, they are NaN and students need a
+    teacher on line. Raises CorruptArtifact for damaged bytes, DataError for the container of another run or of other
+    hard labels. What the container costs is in the manifest and so in every report of the set."""
     found = container.decode(data)
-    due = container.config_hash(distilled.manifest.get("config"))
-    if found.config != due or not np.array_equal(found.labels, distilled.labels):
-        fault = "container: of another config or of other hard labels"
+    due = container.run_hash(distilled.manifest)
+    if found.run != due or not np.array_equal(found.labels, distilled.labels):
+        fault = "container: of another config, of other data or of other hard labels"
         raise DataError(f"{fault}; give the set that it was made of")
-    soft = {} if found.patch_logits is None else {"patch_logits": found.patch_logits}
-    back = _replace(distilled, images_u8=found.images_u8, **soft)
+    if found.patch_logits is not None and _loss(distilled) == "mse":
+        fault = "container: its label stream has differences of logits, and evaluate.loss = mse sees logits"
+        raise DataError(f"{fault}; take kl, or a container without soft labels and labels on line")
+    soft = np.full_like(distilled.patch_logits, np.nan) if found.patch_logits is None else found.patch_logits
+    back = _replace(distilled, images_u8=found.images_u8, patch_logits=soft)
     return back._replace(manifest=back.manifest | {"container": found.sizes})
 
 
@@ -50,6 +53,10 @@ def write(distilled: DistilledSet, directory) -> None:
     own = {name: value for name, value in manifest.items() if name not in _OF_THE_FILES}
     own |= {"decoded": manifest["shards"], "rate": accounting.of_shards(directory, layout, shards)}
     records.finish(directory, layout, shards, own)
+
+
+def _loss(distilled) -> str:
+    return distilled.manifest.get("config", {}).get("evaluate", {}).get("loss", "")
 
 
 def _replace(distilled, **arrays):

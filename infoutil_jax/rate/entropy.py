@@ -7,6 +7,7 @@ integers made of integers, since a decoder on another machine has to find the sa
 """
 
 import functools
+import importlib.metadata
 import itertools
 from decimal import Context, Decimal, localcontext
 from typing import NamedTuple
@@ -26,6 +27,8 @@ TOTAL = 1 << 24  # of the frequencies
 CHUNK = 1 << 14  # symbols whose laws are in memory at once
 _ONE_62 = 1 << 62  # fixed point of the exponentials
 _DIGITS = Context(prec=40)
+CONSTRICTION = "0.5.0"  # whose symbols the formats of this package are made of
+_WAY_OUT = f"pip install 'constriction=={CONSTRICTION}'"
 
 
 class _Law(NamedTuple):
@@ -207,6 +210,7 @@ def _constriction():
     try:
         import constriction
     except ImportError as error:
-        fault = "rate: the range coder needs the package constriction"
-        raise EnvironmentFault(f"{fault}; pip install 'constriction==0.5.0'") from error
+        raise EnvironmentFault(f"rate: the range coder needs the package constriction; {_WAY_OUT}") from error
+    if (found := importlib.metadata.version("constriction")) != CONSTRICTION:
+        raise EnvironmentFault(f"rate: constriction {found} may decode other symbols than {CONSTRICTION}; {_WAY_OUT}")
     return constriction

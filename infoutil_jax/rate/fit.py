@@ -20,12 +20,13 @@ import optax
 from infoutil_jax.checks import in_range
 from infoutil_jax.errors import ConfigError, DataError, NumericError
 from infoutil_jax.keys import generator, key_for
-from infoutil_jax.progress import track
+from infoutil_jax.progress import say, track
 from infoutil_jax.rate import codec, objectives
 from infoutil_jax.utility import square_sum
 
 PASSES = 10  # over all images, from one point of the history to the next
 MOST_STEERED = 30.0  # in log(lambda): a target out of reach ends in a poor set, not in an overflow
+MISSED = 0.05  # of a target that is worth a word
 STEERING = 0.4  # what log(target / bits) adds to log(lambda) at every point: 0.1 is too slow for 1,000 steps
 
 
@@ -93,7 +94,14 @@ def fit(codec_settings: codec.Settings, settings: Settings, images_u8, labels_N,
     history = []
     for stage in stages:
         params = _run(codec_settings, settings, stage, params, n_classes, seed, history)
+    _tell_of_a_miss(settings.target_bpc, history)
     return Fitted(params, history)
+
+
+def _tell_of_a_miss(target: float, history) -> None:
+    if target and history and abs(history[-1].bits_per_class / target - 1) > MISSED:
+        reached = f"{history[-1].bits_per_class:,.0f} bits per class of latents, {target:,.0f} asked for"
+        say(f"codec: {reached}; more steps come closer, or the images hold no more")
 
 
 def _count_classes(images_u8, labels_N, side: int, batch: int) -> int:
@@ -142,8 +150,11 @@ def _factor(settings: Settings, history) -> float:
     """What lambdas are multiplied by to meet the target: dual ascent on the logarithm."""
     if not settings.target_bpc:
         return 1.0
-    steered = STEERING * sum(math.log(settings.target_bpc / max(p.bits_per_class, 1.0)) for p in history)
-    return math.exp(min(max(steered, -MOST_STEERED), MOST_STEERED))
+    steered = 0.0
+    for point in history:  # bounded at every point, so that it comes back at once from a target out of reach
+        steered += STEERING * math.log(settings.target_bpc / max(point.bits_per_class, 1.0))
+        steered = min(max(steered, -MOST_STEERED), MOST_STEERED)
+    return math.exp(steered)
 
 
 def _make_step(codec_settings, settings, loss, optimizer):

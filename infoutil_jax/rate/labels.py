@@ -92,9 +92,11 @@ def _quantise(patch_logits_NkK, labels_N, settings: Settings):
     whose difference is always 0, holds the level of the rest."""
     n, k, n_classes = np.shape(patch_logits_NkK)
     labels_N = np.asarray(labels_N)
-    if labels_N.shape != (n,) or labels_N.min() < 0 or labels_N.max() >= n_classes:
+    if not n or labels_N.shape != (n,) or labels_N.min() < 0 or labels_N.max() >= n_classes:
         raise DataError(f"labels: {labels_N.shape} do not name {n} of {n_classes} classes; give those of the images")
-    if settings.top > n_classes - 2:
+    if n_classes < 2:
+        raise DataError("labels: a softmax over one class says nothing; leave its soft labels out")
+    if settings.top and settings.top > n_classes - 2:
         raise DataError(f"labels.top={settings.top}: {n_classes} classes leave no rest; give 0 to keep all logits")
     classes_R, rows = np.repeat(labels_N, k), np.arange(n * k)
     logits_RK = np.asarray(patch_logits_NkK, np.float64).reshape(n * k, n_classes)
@@ -123,7 +125,10 @@ def _level(rest_RK, temperature: float) -> np.ndarray:
 def _prior(symbols) -> tuple[int, int]:
     """Mean and mean deviation of all symbols, for pairs of classes that have none yet."""
     mean = round(ONE * float(symbols.mean()))
-    return mean, round(float(np.abs(ONE * symbols - mean).mean()))
+    deviation = round(float(np.abs(ONE * symbols - mean).mean()))
+    if max(abs(mean), deviation) >= 1 << 31:
+        raise DataError(f"labels.step: logits are {abs(mean) / ONE:.0f} steps from their class's; give a larger one")
+    return mean, deviation
 
 
 def _walk(coded_RK, classes_R, prior, coder, exchange) -> np.ndarray:

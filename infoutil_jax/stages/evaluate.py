@@ -16,6 +16,7 @@ from infoutil_jax.checks import in_range, one_of
 from infoutil_jax.data import augment
 from infoutil_jax.data.autoaugment import AUGMENTATIONS
 from infoutil_jax.data.batches import epoch_batches, load_ahead
+from infoutil_jax.errors import DataError
 from infoutil_jax.keys import generator, key_for
 from infoutil_jax.types import DistilledSet
 
@@ -230,6 +231,8 @@ def run(
     share initial weights and, where their sets have equal sizes, views. With `saves` (checkpoints.Saves) an interrupted
     training goes on at the step that it had reached.
     """
+    if settings.labels == "stored" and not np.isfinite(distilled.patch_logits).all():
+        raise DataError(f"{label}: the set holds no soft labels for evaluate.labels=stored; take online or hard")
     n, side = len(distilled.labels), distilled.images_u8.shape[1]
     n_classes, factor = distilled.patch_logits.shape[2], round(distilled.patch_logits.shape[1] ** 0.5)
     batch_size = settings.batch_size or default_batch_size(n // n_classes, n_classes)
