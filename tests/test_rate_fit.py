@@ -161,7 +161,7 @@ def test_steering_comes_back_at_once_from_a_target_out_of_reach():
     long_below = points(100.0, 300)
     assert fit._factor(settings, long_below) == pytest.approx(math.exp(fit.MOST_STEERED))
     then_above = math.log(fit._factor(settings, long_below + points(10_000.0, 5)))
-    assert then_above == pytest.approx(fit.MOST_STEERED - 5 * fit.STEERING * math.log(10))
+    assert then_above == pytest.approx(fit.MOST_STEERED - (5 * fit.FOR_GOOD + fit.AT_ONCE) * math.log(10))
 
 
 def test_a_target_that_is_missed_is_told(capsys):

@@ -27,7 +27,9 @@ from infoutil_jax.utility import square_sum
 PASSES = 10  # over all images, from one point of the history to the next
 MOST_STEERED = 30.0  # in log(lambda): a target out of reach ends in a poor set, not in an overflow
 MISSED = 0.05  # of a target that is worth a word
-STEERING = 0.4  # what log(target / bits) adds to log(lambda) at every point: 0.1 is too slow for 1,000 steps
+# Of log(target / bits): what it adds to log(lambda) at once, and for good at every point. Without the first, bits swing
+# about the target; a tenth of the second is too slow for 1,000 steps.
+AT_ONCE, FOR_GOOD = 4.0, 0.8
 
 
 @dataclass(frozen=True)
@@ -147,14 +149,15 @@ def _rows(rng, n_classes: int, n_images: int, batch: int) -> np.ndarray:
 
 
 def _factor(settings: Settings, history) -> float:
-    """What lambdas are multiplied by to meet the target: dual ascent on the logarithm."""
-    if not settings.target_bpc:
+    """What lambdas are multiplied by to meet the target: proportional and integral control of the logarithm."""
+    if not settings.target_bpc or not history:
         return 1.0
+    bounded = lambda steered: min(max(steered, -MOST_STEERED), MOST_STEERED)
+    lacking = [math.log(settings.target_bpc / max(point.bits_per_class, 1.0)) for point in history]
     steered = 0.0
-    for point in history:  # bounded at every point, so that it comes back at once from a target out of reach
-        steered += STEERING * math.log(settings.target_bpc / max(point.bits_per_class, 1.0))
-        steered = min(max(steered, -MOST_STEERED), MOST_STEERED)
-    return math.exp(steered)
+    for of_point in lacking:  # bounded every time, so that it comes back at once from a target out of reach
+        steered = bounded(steered + FOR_GOOD * of_point)
+    return math.exp(bounded(steered + AT_ONCE * lacking[-1]))
 
 
 def _make_step(codec_settings, settings, loss, optimizer):
