@@ -17,7 +17,7 @@ resampled to 32 px. Mean and std are CIFAR-10's own, not ImageNet's as in RDED. 
 """
 
 from configs import paper
-from configs.base import by_recipe
+from configs.base import by_recipe, follow, recipe_and_ipc
 
 
 def get_config(ipc=10, model="", name="cifar10"):
@@ -30,9 +30,10 @@ def get_config(ipc=10, model="", name="cifar10"):
     c.teacher.learning_rate = 0.1
     c.crop.window = 3
     c.compose.factor = 1
-    c.evaluate.epochs = by_recipe(c, rded=300, modern=1000 if c.ipc < 50 else 400)  # 4,000 and 8,000 steps
+    modern = lambda ipc: 1000 if ipc < 50 else 400  # 4,000 and 8,000 steps
+    c.evaluate.epochs = follow(lambda recipe, ipc: modern(ipc) if recipe == "modern" else 300, *recipe_and_ipc(c))
     c.evaluate.batch_size = by_recipe(c, rded=0, modern=25)
     c.evaluate.augment = by_recipe(c, rded="none", infoutil="autoaugment_cifar10", modern="randaugment")
     c.evaluate.test_every = by_recipe(c, rded=20, modern=50)  # three or four tests of 10,000 images
-    c.evaluate.hard_seeds = 3 if c.ipc < 10 else 1
+    c.evaluate.hard_seeds = follow(lambda ipc: 3 if ipc < 10 else 1, c.get_ref("ipc"))
     return c

@@ -32,7 +32,7 @@ def get_config(ipc=10, model=""):
     c.evaluate.augment = by_recipe(c, rded="none", infoutil="autoaugment_cifar10", modern="randaugment")
     networks = c.teacher.get_ref("model"), c.evaluate.get_ref("model")
     c.evaluate.batch_size = follow(batch_size, *networks, c.get_ref("recipe"))
-    c.evaluate.learning_rate = paper.by_networks(c, learning_rate)
+    c.evaluate.learning_rate = follow(learning_rate, *networks, c.get_ref("recipe"))
     return c
 
 
@@ -40,5 +40,6 @@ def batch_size(teacher, student, recipe):
     return 50 if recipe == "modern" else 25 if teacher == student == "convnet3" else 0
 
 
-def learning_rate(teacher, student):
-    return 2e-3 if teacher == student == "convnet3" else paper.learning_rate(teacher, student)
+def learning_rate(teacher, student, recipe):
+    """RDED's 2e-3 belongs to its batches of 25."""
+    return 2e-3 if teacher == student == "convnet3" and recipe != "modern" else paper.learning_rate(teacher, student)

@@ -23,6 +23,7 @@ WordNet ids, class_orders/imagenet1k.txt. Never run by us: no figure of our own.
 """
 
 from configs import paper
+from configs.base import by_recipe, follow
 
 
 def get_config(ipc=10, model=""):
@@ -30,15 +31,16 @@ def get_config(ipc=10, model=""):
     c.data.source = "tfds"
     c.data.name = "imagenet2012"
     c.data.val_split = "validation"
-    c.data.image_size = 64 if c.teacher.model.startswith("convnet") else 224
+    c.data.image_size = paper.by_model(c, convnet=64, others=224)
     train_teacher(c)
-    if c.ipc >= 100:
-        c.methods = ("infoutil", "random_images")
-    if c.ipc >= 200:
-        c.methods = ("infoutil", "random_images", "rded")
-        c.candidates = 600
-        c.crop.rule = "whole"
-        c.compose.factor = 1
+    by_ipc = lambda below, at_100, at_200: follow(
+        lambda ipc: below if ipc < 100 else at_100 if ipc < 200 else at_200, c.get_ref("ipc")
+    )
+    c.methods = by_ipc(c.methods, ("infoutil", "random_images"), ("infoutil", "random_images", "rded"))
+    c.candidates = by_ipc(300, 300, 600)
+    c.crop.rule = by_ipc("shapley", "shapley", "whole")
+    c.compose.factor = by_ipc(2, 2, 1)
+    c.evaluate.epochs = by_recipe(c, rded=300, modern=400)
     return c
 
 

@@ -26,7 +26,7 @@ def get_config(ipc=10, model=""):
     c.data.source = "folder"
     c.data.path = "data/imagenet100"
     c.data.val_split = "val"
-    c.data.image_size = 128 if c.teacher.model.startswith("convnet") else 224
+    c.data.image_size = paper.by_model(c, convnet=128, others=224)
     imagenet.train_teacher(c)
-    c.evaluate.batch_size = by_recipe(c, rded=0, modern=50)
+    c.evaluate.epochs = by_recipe(c, rded=300, modern=400)
     return c

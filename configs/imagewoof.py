@@ -28,10 +28,9 @@ def get_config(ipc=10, model=""):
     c.data.source = "folder"
     c.data.path = "data/imagewoof2"
     c.data.val_split = "val"
-    c.data.image_size = 128 if c.teacher.model.startswith("convnet") else 224
+    c.data.image_size = paper.by_model(c, convnet=128, others=224)
     c.teacher.epochs = 90
     c.teacher.warmup_epochs = 5.0
     c.teacher.augment = "random_resized_crop"
     c.evaluate.epochs = by_recipe(c, rded=300, modern=1000)
-    c.evaluate.batch_size = by_recipe(c, rded=0, modern=50)
     return c

@@ -8,11 +8,11 @@ The first network is ConvNet-3 on CIFAR and ResNet-18 on all larger images; its 
 
 The paper's settings (App. B) that are base.py's already: a 4 x 4 grid, five crops an image of which the last has no
 noise, noise of two standard deviations, 300 candidates a class, largest gradient norm, ImageNet's mean and std. Here:
-labels of the early teacher up to IPC 10 and of the converged one from IPC 50 on, RDED's learning rate of each student.
+labels of the early teacher up to IPC 10 and of the converged one from IPC 50 on (modern: always early), RDED's learning rate of each student.
 
 The early teacher differs from the paper's, a training of its own: 10 epochs at a rate of 0.001 (CIFAR) or 0.01 (all
-others), the rest unknown. Ours is the converged teacher's own training after 10 epochs, at that training's rate. How
-the paper's converged teachers were trained is unknown too; the accuracies of RDED's are in each set's table.
+others), the rest unknown. Ours is the converged teacher's own training after 10 epochs, at that training's rate;
+--config.teacher.early_learning_rate=0.001 makes it the paper's. How the paper's converged teachers were trained is unknown too; the accuracies of RDED's are in each set's table.
 """
 
 from configs import base
@@ -32,13 +32,24 @@ def get_config(name="paper", first="convnet3", ipc=10, model=""):
     ipc, _, model_in_text = str(ipc).partition(",")
     ipc, model = int(ipc), model or model_in_text or first
     c = base.get_config()
-    c.name = f"{name}_ipc{ipc}" if model == first else f"{name}_{model}_ipc{ipc}"
     c.ipc = ipc
     c.methods = ("infoutil", "random_images", "random_mosaics", "random_crops", "rded")
     c.teacher.model = model
-    c.label.teacher = "early" if ipc < 50 else "converged"
+    cell = lambda model, ipc: f"{name}_ipc{ipc}" if model == first else f"{name}_{model}_ipc{ipc}"
+    c.name = base.follow(cell, c.teacher.get_ref("model"), c.get_ref("ipc"))
+    c.label.teacher = base.follow(label_teacher, *base.recipe_and_ipc(c))
     c.evaluate.learning_rate = by_networks(c, learning_rate)
     return c
+
+
+def label_teacher(recipe, ipc):
+    """The paper's; by the modern recipe the early one, whose labels teach better at every IPC (EDC, and our own)."""
+    return "early" if ipc < 50 or recipe == "modern" else "converged"
+
+
+def by_model(c, convnet, others):
+    """A value for ConvNet teachers and one for all others."""
+    return base.follow(lambda model: convnet if model.startswith("convnet") else others, c.teacher.get_ref("model"))
 
 
 def learning_rate(teacher, student):

@@ -22,6 +22,7 @@ class_orders/tiny_imagenet.txt, which is RDED's. Never run by us.
 """
 
 from configs import paper
+from configs.base import follow, modern_batch, recipe_and_ipc
 
 
 def get_config(ipc=10, model=""):
@@ -36,7 +37,12 @@ def get_config(ipc=10, model=""):
     c.teacher.augment = "random_resized_crop"
     c.crop.window = 3
     c.compose.factor = 1
-    c.evaluate.batch_size = 100
-    if c.ipc >= 100:  # mosaics of whole images would need more than the candidates
-        c.methods = ("infoutil", "random_images", "random_crops", "rded")
+    c.evaluate.batch_size = follow(lambda r, ipc: modern_batch(ipc) if r == "modern" else 100, *recipe_and_ipc(c))
+    c.evaluate.epochs = follow(epochs, *recipe_and_ipc(c))
+    fewer = ("infoutil", "random_images", "random_crops", "rded")  # mosaics of whole images need more candidates
+    c.methods = follow(lambda ipc, every=c.methods: fewer if ipc >= 100 else every, c.get_ref("ipc"))
     return c
+
+
+def epochs(recipe, ipc):
+    return 300 if recipe != "modern" else 1000 if ipc == 1 else 400

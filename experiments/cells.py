@@ -1,6 +1,6 @@
 """The harness of the experiments: a list of cells, each one run of the pipeline, and a table beside what is published.
 
-    python experiments/NAME/run.py --data_dir=DIR [--only=REGEX] [--seeds=N] [--hard_seeds=N] [--recipe=NAME]
+    python experiments/NAME/run.py --data_dir=DIR [--only=REGEX] [--seeds=N] [--hard_seeds=N] [--recipe=NAME] [--weights=DIR]
     python experiments/NAME/run.py --list       # runs nothing, brings results.md up to date
     python experiments/NAME/run.py --smoke      # tiny cells on the embedded digits; their figures mean nothing
 
@@ -21,11 +21,12 @@ from typing import NamedTuple
 from absl import logging
 from configs import digits
 
-from infoutil_jax import clock, compilation, config, pipeline, results, store
-from infoutil_jax.errors import InfoUtilError
+from infoutil_jax import clock, compilation, config, pipeline, pretrained, results, store
+from infoutil_jax.errors import EnvironmentFault, InfoUtilError, Preempted
 from infoutil_jax.settings import RECIPES
 
 ROOT = Path(__file__).resolve().parents[1]
+YOUNG = {"teacher": {"early_learning_rate": 0.0}}  # keys of a config that older records lack, and what they had
 
 
 class Cell(NamedTuple):
@@ -42,13 +43,13 @@ def main(here: Path, cells: list[Cell], note: str, argv: list[str] | None = None
     """Runs `cells` as the command line says. results.json and results.md, with `note` above its table, go to `here`,
     those of --smoke below --runs. Exits with a message where a cell's name, setting or data is wrong."""
     flags = _parse(argv)
-    by_recipe = {recipe: [_in_recipe(cell, recipe) for cell in cells] for recipe in RECIPES}
+    by_recipe = {recipe: _in_recipe(cells, recipe) for recipe in RECIPES}
     wanted = [cell for cell in by_recipe[flags.recipe] if re.search(flags.only, cell.name)]
     if not wanted:
         sys.exit(f"error: --only={flags.only!r} names no cell; there are: {', '.join(cell.name for cell in cells)}.")
     logging.set_verbosity(logging.WARNING)
     try:
-        _run_missing(here, sum(by_recipe.values(), []), wanted, note, flags)
+        _run_missing(here, cells, sum(by_recipe.values(), []), wanted, note, flags)
     except InfoUtilError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -61,6 +62,7 @@ def _parse(argv) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=0, help="students; by default as many as the config says")
     parser.add_argument("--hard_seeds", type=int, help="students on hard labels; by default as many as the config says")
     parser.add_argument("--recipe", default=RECIPES[0], choices=RECIPES, help="how students are trained")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="teachers from elsewhere: DIR/MODEL.safetensors")
     parser.add_argument("--runs", type=Path, help="folder of the runs; by default runs/, or runs/smoke/")
     parser.add_argument("--artifacts", type=Path, help="what cells share; by default artifacts/ below --runs")
     parser.add_argument("--smoke", action="store_true", help="tiny cells on the embedded digits")
@@ -71,17 +73,23 @@ def _parse(argv) -> argparse.Namespace:
     return flags
 
 
-def _in_recipe(cell: Cell, recipe: str) -> Cell:
+def _in_recipe(cells: list[Cell], recipe: str) -> list[Cell]:
+    """The cells by another recipe than their own; those whose own is given have no other."""
     if recipe == RECIPES[0]:
-        return cell
-    return cell._replace(name=f"{cell.name}, {recipe} recipe", changes={"recipe": recipe, **cell.changes})
+        return cells
+    return [
+        cell._replace(name=f"{cell.name}, {recipe} recipe", changes={"recipe": recipe, **cell.changes})
+        for cell in cells
+        if "recipe" not in cell.changes
+    ]
 
 
-def _run_missing(here: Path, cells, wanted, note, flags) -> None:
+def _run_missing(here: Path, listed, cells, wanted, note, flags) -> None:
+    """Runs `wanted`, of `cells` by any recipe; the table shows those that were run, and all that are `listed`."""
     out = flags.runs / here.name if flags.smoke else here
     settings = {cell.name: settings_of(cell, flags) for cell in cells}
     if flags.smoke:  # of cells that are the same on the digits, the first
-        cells = wanted = list({_key(settings[cell.name]): cell for cell in reversed(wanted)}.values())[::-1]
+        listed = cells = wanted = list({_key(settings[cell.name]): cell for cell in reversed(wanted)}.values())[::-1]
     path = out / "results.json"
     records = json.loads(path.read_text()) if path.exists() else {}
     compilation.keep_programs()
@@ -91,13 +99,15 @@ def _run_missing(here: Path, cells, wanted, note, flags) -> None:
             print(f"\n{here.name}: {cell.name}", flush=True)
             try:
                 records[cell.name] = _run(here.name, cell, settings[cell.name], flags)
+            except (Preempted, EnvironmentFault):  # no other cell would fare better
+                raise
             except InfoUtilError as error:  # of this cell alone: the others go on
                 print(f"error: {cell.name}: {error}", file=sys.stderr, flush=True)
                 failed = error.exit_code
                 continue
             store.write_plain_json(path, records)
     known = {name: record for name, record in records.items() if name in settings and _holds(record, settings[name])}
-    shown = [cell for cell in cells if cell.name in known or "recipe" not in cell.changes]
+    shown = [cell for cell in cells if cell.name in known or cell in listed]
     store.write_bytes(out / "results.md", f"{note}\n\n{table(shown, known)}\n".encode())
     print(out / "results.md", flush=True)
     if failed:
@@ -109,6 +119,7 @@ def settings_of(cell: Cell, flags) -> pipeline.Config:
     c = config.load(f"{ROOT}/{cell.config}")
     c.update_from_flattened_dict({"methods": cell.methods, **cell.changes})
     if flags.smoke:
+        c = c.copy_and_resolve_references()  # what follows the IPC stays as it is at the cell's
         _shrink(c)
     elif flags.data_dir:
         c.data.path = flags.data_dir if c.data.source == "tfds" else f"{flags.data_dir}/{Path(c.data.path).name}"
@@ -116,7 +127,9 @@ def settings_of(cell: Cell, flags) -> pipeline.Config:
         c.evaluate.seeds, c.evaluate.hard_seeds = flags.seeds, min(flags.seeds, c.evaluate.hard_seeds)
     if flags.hard_seeds is not None:
         c.evaluate.hard_seeds = flags.hard_seeds
-    return config.resolve(c)
+    if flags.weights and not flags.smoke and (path := flags.weights / f"{c.teacher.model}.safetensors").is_file():
+        c.teacher.weights = str(path)
+    return pretrained.adopt(config.resolve(c))[0]
 
 
 def _shrink(c) -> None:
@@ -133,18 +146,25 @@ def _shrink(c) -> None:
 
 
 def _same_run(plain: dict) -> dict:
-    """A plain config without what a result does not depend on: its name, where the data lie, how many students."""
-    counts = {"seeds": 0, "hard_seeds": 0}
-    return {**plain, "name": "", "data": plain["data"] | {"path": ""}, "evaluate": plain["evaluate"] | counts}
+    """A plain config without what a result does not depend on: its name, where data and weights lie, how many students."""
+    counts, teacher = {"seeds": 0, "hard_seeds": 0}, plain["teacher"]
+    placeless = {"data": plain["data"] | {"path": ""}, "teacher": teacher | {"weights": Path(teacher["weights"]).name}}
+    return {**plain, **placeless, "name": "", "evaluate": plain["evaluate"] | counts}
 
 
 def _key(settings) -> str:
     return store.fingerprint(_same_run(results.plain(settings)))
 
 
+def _completed(plain: dict, defaults: dict) -> dict:
+    """With the defaults of keys that are younger than the record: what was done then."""
+    whole = {**defaults, **plain}
+    return {k: _completed(v, defaults[k]) if isinstance(defaults.get(k), dict) else v for k, v in whole.items()}
+
+
 def _holds(record: dict | None, settings, *, seeds: bool = False) -> bool:
     """Whether a record is of these settings; with `seeds`, of as many students too."""
-    if record is None or _same_run(record["config"]) != _same_run(results.plain(settings)):
+    if record is None or _same_run(_completed(record["config"], YOUNG)) != _same_run(results.plain(settings)):
         return False
     counts = ("seeds", "hard_seeds") if seeds else ()
     return all(record["config"]["evaluate"][n] >= getattr(settings.evaluate, n) for n in counts)
@@ -161,9 +181,11 @@ def _run(experiment: str, cell: Cell, settings, flags) -> dict:
     command = [f"python experiments/{experiment}/run.py --only='^{cell.name}$' --seeds={settings.evaluate.seeds}"]
     command += [f"--hard_seeds={settings.evaluate.hard_seeds}"] * (flags.hard_seeds is not None)
     command += [f"--recipe={flags.recipe}"] * (flags.recipe != RECIPES[0])
+    command += ["--weights=WEIGHTS_DIR"] * bool(settings.teacher.weights)
     command += ["--smoke"] * flags.smoke + ["--data_dir=DATA_DIR"] * bool(flags.data_dir)
     del record["curves"]
     record["config"]["data"]["path"] = "DATA_DIR" if flags.data_dir else settings.data.path
+    record["config"]["teacher"]["weights"] = Path(settings.teacher.weights).name
     return record | {
         "command": " ".join(command),
         "cpu_cores": os.cpu_count(),

@@ -43,18 +43,18 @@ def warmup_cosine(peak: float, warmup_steps: int, total_steps: int):
     return optax.warmup_cosine_decay_schedule(0.0, peak, warmup_steps, max(total_steps, warmup_steps + 1))
 
 
-def _is_matrix(params):
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+def _is_kernel(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
 def adamw(schedule, weight_decay: float):
-    """AdamW(0.9, 0.999); weight decay on kernels only, never on biases or BatchNorm (RDED's grouping)."""
-    return optax.adamw(schedule, weight_decay=weight_decay, mask=_is_matrix)
+    """AdamW(0.9, 0.999); weight decay on kernels only, not on biases, norms, tokens, temperatures (RDED's grouping)."""
+    return optax.adamw(schedule, weight_decay=weight_decay, mask=_is_kernel)
 
 
 def sgd(schedule, weight_decay: float):
     """SGD with Nesterov momentum 0.9; weight decay on kernels only."""
-    decay = optax.add_decayed_weights(weight_decay, mask=_is_matrix)
+    decay = optax.add_decayed_weights(weight_decay, mask=_is_kernel)
     return optax.chain(decay, optax.sgd(schedule, momentum=0.9, nesterov=True))
 
 

@@ -110,7 +110,7 @@ def _brought(path: Path, model: str) -> tuple[dict, str]:
         name, read_field = READ[field]
         try:
             brought[name] = read_field(own[field])
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(f"{where}: {field}={own[field]!r} cannot be used ({error}); mend it.") from error
     return brought, where
 
@@ -185,7 +185,8 @@ def of_teacher(config, like: dict, class_names) -> tuple[dict[str, Weights], lis
         if not pinned:
             notes.append(f"teacher weights: pin {found.file} with --config.teacher.{key}_sha256={found.sha256}")
         if not found.top1:
-            fault = f"no accuracy on these {len(class_names)} classes is recorded, only one near chance is refused"
+            unknown = f"no accuracy on these {len(class_names)} classes is recorded"
+            fault = f"{unknown}: refused only if near chance or in another order"
             notes.append(f"teacher weights: {found.file}: {fault}")
         return found
 

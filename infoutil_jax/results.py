@@ -72,8 +72,9 @@ def summarise(table: Table) -> dict:
     """method -> labels -> mean, standard deviation (n - 1) and seeds of final, top-5 and best-epoch accuracy."""
 
     def of(curves):
-        best = [max(point[1] for point in c) for c in curves]
-        named = {"top1": final(curves), "top5": final(curves, 2), "best_epoch_top1": best}
+        best = [max(curve, key=lambda point: point[1]) for curve in curves]
+        named = {"top1": final(curves), "top5": final(curves, 2)}
+        named |= {"best_epoch_top1": [point[1] for point in best], "best_epoch_top5": [point[2] for point in best]}
         return {k: statistics(v) for k, v in named.items()}
 
     return {
@@ -85,11 +86,11 @@ def label_robust_scores(config: Config, teacher, table: Table) -> dict[str, list
     """method -> DD-Ranking's label-robust score of every seed that has both a soft and a hard student.
 
     Empty where an ingredient is missing: students of random images, a hard-label column, or the students' own network
-    trained on all real images, which is the converged teacher where both have one architecture.
+    trained on all real images, which is the converged teacher where both have one architecture and it was trained here.
     """
     same = (config.teacher.model, config.teacher.width) == (config.evaluate.model, config.evaluate.width)
     random = final(table.curves.get("random_images", {}).get(table.labels, []))
-    if not (same and random) or table.labels == "hard":
+    if config.teacher.weights or not (same and random) or table.labels == "hard":
         return {}
     full = teacher.record["converged"]["top1"]
     seeds = lambda by: zip(final(by.get("hard", [])), final(by[table.labels]), random)

@@ -1,6 +1,7 @@
 """Where a run's teacher comes from: files that the config names, or a training of its own, kept on disk and shared."""
 
 import contextlib
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -34,20 +35,23 @@ def _imported(config: Config, network, dataset, artifacts: Path) -> stage.Teache
     say("\n".join(notes))
     record, identity = {"model": config.teacher.model}, distil.data_identity(config, dataset)
     for which, found in loaded.items():
-        path = artifacts / "teacher" / store.fingerprint("imported", found.identity, identity) / "teacher.json"
+        path = artifacts / "teacher" / store.fingerprint("imported", 2, found.identity, identity) / "teacher.json"
 
         @CLOCK.stage("teacher")
         def measure(variables=found.variables):
-            return train.test(network, variables, dataset.val)._asdict()
+            return stage.examine_imported(network, variables, dataset)
 
         measured = store.cached_json(path, measure)
-        stage.self_test(config.teacher, network, found.variables, dataset, which, measured, found.top1)
-        record[which] = {**found.record, **measured}
+        stage.self_test(config.teacher, len(dataset.class_names), which, found.file, measured, found.top1)
+        record[which] = {**found.record, **{name: measured[name] for name in train.Accuracy._fields}}
     return stage.Teacher(network, loaded["early"].variables, loaded["converged"].variables, record)
 
 
 def _trained(config: Config, network, dataset, artifacts: Path) -> stage.Teacher:
-    """From disk where it was trained before. Runs that differ in `early_epoch` alone share one training."""
+    """From disk where it was trained before. Runs that differ in `early_epoch` alone share one training, and with an
+    `early_learning_rate` the early teacher has another."""
+    if config.teacher.early_learning_rate:
+        return _with_its_own_early(config, network, dataset, artifacts)
     settings, shape = config.teacher, (len(dataset.class_names), config.data.mean, config.data.std)
     identity = distil.data_identity(config, dataset)
     name = store.fingerprint("teacher", stage.VERSION, settings.training, shape, config.data.flip, identity)
@@ -60,6 +64,17 @@ def _trained(config: Config, network, dataset, artifacts: Path) -> stage.Teacher
         record[which] = {"epoch": epochs[which], **_measured(config, network, dataset, path, which, variables)}
     forgotten = _forgotten(settings.epochs, directory, dataset.train) if _wants_forgetting(config) else None
     return stage.Teacher(network, weights["early"], weights["converged"], record, forgotten)
+
+
+def _with_its_own_early(config: Config, network, dataset, artifacts: Path) -> stage.Teacher:
+    settings = dataclasses.replace(config.teacher, early_learning_rate=0.0)
+    short = {"epochs": settings.early_epoch, "warmup_epochs": min(settings.warmup_epochs, settings.early_epoch)}
+    short |= {"learning_rate": config.teacher.early_learning_rate}
+    late, early = (
+        _trained(dataclasses.replace(config, teacher=own), network, dataset, artifacts)
+        for own in (settings, dataclasses.replace(settings, **short))
+    )
+    return late._replace(early=early.converged, record=late.record | {"early": early.record["converged"]})
 
 
 def _snapshots(config: Config, network, dataset, directory: Path, epochs: list[int]) -> list[dict]:

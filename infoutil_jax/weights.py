@@ -5,6 +5,7 @@ A layout (models/layout.py) says how a library names its tensors; ours is the do
 
 import contextlib
 import json
+import re
 import shlex
 from pathlib import Path
 
@@ -145,8 +146,15 @@ def _match(keys, layout: Layout, targets: dict[str, tuple]) -> tuple[dict, list[
 def class_rows(n_rows: int, class_names, label_names) -> tuple[list[int] | None, str]:
     """(the classifier's rows in the order of `class_names`, None for as they are; a sentence on it).
 
-    By the names that the file gives its classes; else, of 1000, by the WordNet ids of ImageNet-1K.
+    By the names that the file gives its classes; else, of 1000, by the WordNet ids of ImageNet-1K. Raises DataError
+    where the file's own names are of the same kind as the data's, and lack some of them.
     """
+    absent = [name for name in class_names if name not in label_names]
+    one_kind = len(absent) < len(class_names) or (_all_wnids(label_names) and _all_wnids(class_names))
+    if absent and one_kind and len(set(label_names)) == n_rows:
+        listed = ", ".join(map(_shown, absent[:LISTED]))
+        fault = f"the file names its {n_rows} classes, and {len(absent)} of the data's are not among them: {listed}"
+        raise DataError(f"{fault}; choose weights of these classes, or mend label_names.")
     imagenet = [wnid for wnid, _ in classes.load("imagenet1k")] if n_rows == 1000 else []
     for names, source in ((label_names, "the file's label_names"), (imagenet, "ImageNet-1K's order")):
         if len(set(names)) == n_rows and set(class_names) <= set(names):
@@ -160,13 +168,16 @@ def assign(tensors: dict, model: str, like: dict, class_names, label_names=(), *
     """(`tensors` as the variables of the network called `model`, structured as `like`; how many classes the file has;
     a sentence on their order).
 
-    Raises DataError that lists every key that is missing, unexpected or of another shape or type (`where` names the
-    file), NumericError for a tensor that is not finite. See `class_rows` for the order of the classifier's rows.
+    Raises DataError that counts the keys that are missing, unexpected or of another shape or type and lists the first
+    of each (`where` names the file; missing keys are in the names they would be read under), NumericError for a tensor
+    that is not finite. See `class_rows` for the order of the classifier's rows, and for what it raises.
     """
     leaves = _leaves(like)
     layouts = {**models.layouts(model), OWN: Layout(lambda key: key)}
     library = _choose(tensors, layouts, leaves)
-    with contextlib.suppress(LookupError, ValueError):  # where what it needs is missing or misshaped: listed below
+    with contextlib.suppress(
+        LookupError, ValueError, TypeError, ArithmeticError
+    ):  # where what it needs is missing or misshaped: listed below
         tensors = dict(layouts[library].prepare(tensors))
     targets = {_name_in(library, names): names for names in leaves}
     found, unexpected = _match(tensors, layouts[library], targets)
@@ -203,6 +214,10 @@ def _order_classes(tensors: dict, found: dict, library: str, class_names, label_
         rows, note = class_rows(n_rows, class_names, label_names)
         tensors[key] = tensors[key] if rows is None else np.take(tensors[key], rows, axis)
     return n_rows, note
+
+
+def _all_wnids(names) -> bool:
+    return all(re.fullmatch(r"n\d{8}", str(name)) for name in names)
 
 
 def _listed(faults: dict[str, list[str]]) -> str:

@@ -269,12 +269,42 @@ RDED = dict(schedule="half_cosine", ema=0.0, loss="kl", class_weight=0.0, min_sc
         ("cifar100_ipc10", "modern", MODERN | {"batch_size": 50, "epochs": 1000}),
         ("imagenette_ipc10", "infoutil", RDED | {"augment": "autoaugment_imagenet"}),
         ("imagenette_ipc10", "modern", MODERN | {"batch_size": 50, "epochs": 1000, "zoom": 0.75}),
-        ("imagenet_ipc10", "modern", MODERN | {"batch_size": 100, "epochs": 300, "zoom": 0.75}),
+        ("imagenet_ipc10", "modern", MODERN | {"batch_size": 50, "epochs": 400, "zoom": 0.75}),
     ],
 )
 def test_a_recipe_gives_keys_their_values(file, recipe, expected):
     students = resolved(f"--config={ROOT}/configs/{file}.py", f"--config.recipe={recipe}").evaluate
     assert {key: getattr(students, key) for key in expected} == expected
+
+
+@OLD_LOADER
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ("imagenette_ipc10.py --config.ipc=50", "imagenette_ipc50.py"),
+        ("cifar10_ipc10.py --config.ipc=50 --config.recipe=modern", "cifar10_ipc50.py --config.recipe=modern"),
+        ("imagenet_ipc10.py --config.ipc=200", "imagenet_ipc200.py"),
+        ("tiny_imagenet_ipc1.py --config.ipc=100", "tiny_imagenet_ipc100.py"),
+        ("imagenette_ipc10.py --config.teacher.model=convnet5", "imagenette.py:10,convnet5"),
+    ],
+)
+def test_what_depends_on_ipc_and_network_follows_them(given, same):
+    one, other = (resolved(*f"--config={ROOT}/configs/{line}".split()) for line in (given, same))
+    assert one == other
+
+
+@OLD_LOADER
+@pytest.mark.parametrize("ipc", [1, 10, 50])
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_modern_students_make_more_steps_with_early_labels(name, ipc):
+    n_classes = {"cifar100": 100, "tiny_imagenet": 200, "imagenet100": 100, "imagenet": 1000}.get(name, 10)
+    steps = {}
+    for recipe in ("rded", "modern"):
+        c = resolved(f"--config={ROOT}/configs/{name}.py:{ipc}", f"--config.recipe={recipe}")
+        batch = c.evaluate.batch_size or default_batch_size(ipc, n_classes)
+        steps[recipe] = c.evaluate.epochs * -(-ipc * n_classes // batch)
+        assert c.label.teacher == ("early" if ipc < 50 or recipe == "modern" else "converged")
+    assert steps["modern"] > steps["rded"]
 
 
 @OLD_LOADER

@@ -125,6 +125,7 @@ def test_a_dataset_refuses_what_cannot_be_trained_on():
         ({"train_labels": [0, 1], "val_labels": [1, -1]}, "1 records have a label outside 0..1, first 'v1' with -1"),
         ({"train_labels": [2, 1], "val_labels": [1]}, "first 't0' with 2"),
         ({"train_labels": [0, 0], "val_labels": [1]}, "class 'b' has no training image"),
+        ({"train_labels": [0, 1], "val_labels": []}, "no validation image; choose another data.val_split"),
         ({"train_labels": [0], "val_labels": [0], "n_classes": 1}, "at least 2"),
         ({"train_labels": [0, 1], "val_labels": [0, 1], "ids": ["x", "y"]}, "2 ids occur twice"),
     ]:

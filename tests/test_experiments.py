@@ -8,11 +8,13 @@ import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from experiments import cells
+from safetensors.numpy import save_file
 
 from infoutil_jax import pipeline, results
-from infoutil_jax.errors import InfoUtilError
+from infoutil_jax.errors import EnvironmentFault, InfoUtilError, Preempted
 from infoutil_jax.settings import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,7 +22,9 @@ NAMES = (
     "main_table", "cross_architecture", "large_ipc", "components", "noise", "attribution_methods", "coresets",
     "teacher_control", "teacher_stage", "sensitivity", "transfer", "recommended",
 )  # fmt: skip
-FULL, SMOKE = (SimpleNamespace(smoke=smoke, data_dir="", seeds=0, hard_seeds=None) for smoke in (False, True))
+FULL, SMOKE = (
+    SimpleNamespace(smoke=smoke, data_dir="", seeds=0, hard_seeds=None, weights=None) for smoke in (False, True)
+)
 CELL = cells.Cell("one", "configs/digits_ipc1.py", {"crop.alpha": 1.0}, ("infoutil", "rded"), {"infoutil": "28.5±1.4"})
 
 
@@ -86,7 +90,7 @@ def test_a_toy_cell_keeps_what_the_experiment_is_about():
 
 
 def test_one_folder_holds_all_data():
-    flags = SimpleNamespace(smoke=False, data_dir="/data", seeds=2, hard_seeds=None)
+    flags = SimpleNamespace(smoke=False, data_dir="/data", seeds=2, hard_seeds=None, weights=None)
     by_name = {cell.name: cell for cell in experiment("main_table")["CELLS"]}
     of_tfds = cells.settings_of(by_name["cifar10 convnet3 ipc 1"], flags)
     of_folder = cells.settings_of(by_name["imagenet100 resnet18 ipc 1"], flags)
@@ -196,6 +200,52 @@ def test_every_cell_can_be_run_by_another_recipe(counted, tmp_path):
     assert command.endswith("--only='^one, modern recipe$' --seeds=3 --recipe=modern")
     run(tmp_path, [CELL, OTHER], f"--runs={tmp_path / 'runs'}", "--recipe=modern", "--only=one")
     assert len(counted) == 1
+
+
+def test_a_cell_with_a_recipe_of_its_own_has_no_other(counted, tmp_path):
+    own = OTHER._replace(changes={"recipe": "modern"})
+    run(tmp_path / "x", [CELL, own], f"--runs={tmp_path}", "--recipe=infoutil")
+    assert [settings.recipe for settings in counted] == ["infoutil"]
+    _, table = run(tmp_path / "x", [CELL, own], "--list")
+    assert "| one, infoutil recipe |" in table and "| another | InfoUtil | not run yet |" in table
+
+
+def test_keys_that_are_younger_than_a_record_are_as_they_were(counted, tmp_path):
+    run(tmp_path / "x", [CELL], f"--runs={tmp_path}")
+    path = tmp_path / "x" / "results.json"
+    records = json.loads(path.read_text())
+    del records["one"]["config"]["teacher"]["early_learning_rate"]
+    path.write_text(json.dumps(records))
+    later = CELL._replace(changes={**CELL.changes, "teacher.early_learning_rate": 0.01})
+    for cell, due in ((CELL, 1), (later, 2)):
+        run(tmp_path / "x", [cell], f"--runs={tmp_path}")
+        assert len(counted) == due
+
+
+def test_teachers_from_elsewhere_come_by_their_models_name_with_their_own_numbers(counted, tmp_path):
+    save_file({"w": np.zeros(1, np.float32)}, tmp_path / "convnet3.safetensors")
+    (tmp_path / "convnet3.json").write_text(json.dumps({"mean": [0.1, 0.2, 0.3]}))
+    for _ in range(2):  # found again under the numbers that the weights brought
+        run(tmp_path / "x", [CELL], f"--runs={tmp_path / 'runs'}", f"--weights={tmp_path}")
+        (settings,) = counted
+    assert settings.data.mean == (0.1, 0.2, 0.3) and Path(settings.teacher.weights).parent == tmp_path
+    record = json.loads((tmp_path / "x" / "results.json").read_text())["one"]
+    assert record["config"]["teacher"]["weights"] == "convnet3.safetensors"
+    assert str(tmp_path) not in json.dumps(record) and "--weights=WEIGHTS_DIR" in record["command"]
+
+
+@pytest.mark.parametrize("fault", [Preempted("asked to stop"), EnvironmentFault("disk full")])
+def test_what_no_cell_can_mend_stops_them_all(counted, tmp_path, monkeypatch, fault):
+    started = []
+
+    def stopped(settings, **where):
+        started.append(settings)
+        raise fault
+
+    monkeypatch.setattr(pipeline, "run", stopped)
+    with pytest.raises(SystemExit) as left:
+        run(tmp_path / "x", [CELL, OTHER], f"--runs={tmp_path}")
+    assert len(started) == 1 and left.value.code == fault.exit_code
 
 
 def test_a_name_that_fits_no_cell_is_an_error(counted, tmp_path, capsys):

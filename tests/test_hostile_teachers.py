@@ -47,10 +47,18 @@ def test_no_disguise_makes_a_pickle_run(tmp_path):
     assert canary.exists()  # it would have
 
 
+@pytest.mark.parametrize("shape", [(), (0, 3, 3, 3)])
+def test_a_convolution_of_no_size_is_a_fault_of_the_file(shape):
+    file = {"layers.conv.0.weight": np.zeros(shape, np.float32), "classifier.weight": np.zeros((3, 8), np.float32)}
+    like = {"params": {"classifier": {"kernel": np.zeros((8, 3), np.float32)}}, "batch_stats": {}}
+    with pytest.raises(DataError, match="nothing is loaded in part"):
+        weights.assign(file, "convnet3", like, ("a", "b", "c"), where="FILE")
+
+
 def test_keys_and_labels_of_a_file_are_shown_as_text(tmp_path):
     text = fault({**FILE, f"{RED}evil\n.weight": np.zeros(1, np.float32)})
     assert text.isprintable() and r"1 unexpected: '\x1b[31mevil\n.weight';" in text
-    _, note = weights.class_rows(10, NAMES, [f"{RED}z", *NAMES[1:]])
+    _, note = weights.class_rows(10, NAMES, [f"{RED}{i}" for i in range(10)])
     assert note.isprintable()
     path = tmp_path / "w.safetensors"
     path.write_bytes(raw({f"{RED}w": tensor(2, [2], "F8_E4M3")}, b"12"))

@@ -9,7 +9,8 @@ import pytest
 
 from infoutil_jax import optim
 
-PARAMS = {"conv": {"kernel": np.full((2, 2), 3.0), "bias": np.full(2, 3.0)}, "norm": {"scale": np.full(2, 3.0)}}
+PARAMS = {"conv": {"kernel": np.full((2, 2), 3.0), "bias": np.full(2, 3.0)}, "norm": {"scale": np.full(2, 3.0)},
+          "position": np.full((1, 2, 2), 3.0)}  # fmt: skip
 
 
 def test_half_speed_cosine_is_constant_within_an_epoch_and_goes_to_half():

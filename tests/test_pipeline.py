@@ -265,6 +265,7 @@ def test_mean_and_standard_deviation_over_seeds(finished, teacher):
     assert summary["online"]["top1"] == top1
     assert summary["online"]["top5"]["mean"] == pytest.approx(0.8)
     assert summary["online"]["best_epoch_top1"]["seeds"] == [0.9, 0.7]
+    assert summary["online"]["best_epoch_top5"]["seeds"] == [1.0, 0.85]  # of the epochs that are best by top-1
     assert "hard" not in summary
     del curves["infoutil"]["hard"]
     columns, body = results.rows(finished[0], teacher, table)
@@ -287,10 +288,15 @@ def test_the_label_robust_score_needs_random_images_hard_labels_and_a_teacher_li
     table = results.Table(curves, "online", [0.5])
     found = results.label_robust_scores(finished[0], teacher, table)
     # alpha = (0.7 - 0.45) / 2 - (0.9 - 0.5) / 2 = -0.075 and 0 - (0.9 - 0.3) / 2 = -0.3, of the one seed that has both
-    assert found == {"infoutil": [pytest.approx(0.238199, abs=1e-6)], "random_images": [pytest.approx(0.158670, abs=1e-6)]}
+    assert found == {
+        "infoutil": [pytest.approx(0.238199, abs=1e-6)],
+        "random_images": [pytest.approx(0.158670, abs=1e-6)],
+    }
     columns, body = results.rows(finished[0], teacher, table)
     assert columns[-1] == "LRS" and [row[-1] for row in body] == ["23.8", "15.9", "", "", ""]
     assert results.label_robust_scores(tiny(evaluate__width=4), teacher, table) == {}
+    imported = tiny(teacher__weights="w.safetensors", methods=("infoutil", "random_images"))
+    assert results.label_robust_scores(imported, teacher, table) == {}  # it was trained on other images
     for lost in ({"infoutil": curves["infoutil"]}, {name: {"online": by["online"]} for name, by in curves.items()}):
         assert results.label_robust_scores(finished[0], teacher, table._replace(curves=lost)) == {}
     assert results.label_robust_scores(finished[0], teacher, table._replace(labels="hard")) == {}
@@ -749,7 +755,9 @@ def test_a_student_goes_on_from_its_saves_which_go_when_its_curve_is_stored(tmp_
     distilled = SimpleNamespace(manifest={"label_teacher": "early", "shards": [{"sha256": "0"}]})
     teacher = SimpleNamespace(record={"early": {"sha256": "1"}}, network=None, variables=lambda which: None)
     digits = SimpleNamespace(content_id="0", val=None)
-    train = lambda seed: pipeline.train_student(tiny(), digits, teacher, distilled, None, "hard", seed, tmp_path, "a student")
+    train = lambda seed: pipeline.train_student(
+        tiny(), digits, teacher, distilled, None, "hard", seed, tmp_path, "a student"
+    )
     with pytest.raises(Preempted):
         train(0)
     assert train(0) == train(0) == [[5, 0.5, 1.0]] and train(1) == [[5, 0.5, 1.0]]

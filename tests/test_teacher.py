@@ -234,15 +234,28 @@ def test_a_teacher_near_chance_is_refused():
     [(0.70, 0.71, []), (0.70, 0.0, []), (0.70, 0.75, ["recorded 75.0%"]), (0.80, 0.75, ["recorded 75.0%"]),
      (0.40, 0.0, ["chance"]), (0.40, 0.41, ["chance"]), (0.40, 0.75, ["recorded 75.0%", "chance"])],
 )  # fmt: skip
-def test_imported_weights_are_near_their_record_and_far_from_chance(top1, recorded, faults, monkeypatch):
-    monkeypatch.setattr(teacher, "_confusion", lambda *_: np.eye(3))
+def test_imported_weights_are_near_their_record_and_far_from_chance(top1, recorded, faults):
     settings = dataclasses.replace(SETTINGS, weights_tolerance=0.02, min_times_chance=1.3)  # of 1 / 3
-    check = lambda: teacher.self_test(settings, NETWORK, {}, made_dataset(), "early", {"top1": top1}, recorded)
+    check = lambda: teacher.self_test(settings, 3, "early", "w.safetensors", {"top1": top1, "order": ""}, recorded)
     if not faults:
         return check()
-    with pytest.raises(NumericError, match=rf"teacher \(early\): the imported weights reach {top1:.1%}") as error:
+    with pytest.raises(
+        NumericError, match=rf"teacher \(early\): the weights of w.safetensors reach {top1:.1%}"
+    ) as error:
         check()
     assert [fault for fault in ("recorded 75.0%", "chance") if fault in str(error.value)] == faults
+
+
+def test_another_order_of_some_classes_is_refused_where_no_accuracy_is_recorded(monkeypatch):
+    counts_KK = 18 * np.eye(10, dtype=int)[[2, 0, 1, *range(3, 10)]] + 1  # three of ten have changed places
+    monkeypatch.setattr(teacher, "_confusion", lambda *_: counts_KK)
+    monkeypatch.setattr(teacher.train, "test", lambda *_: teacher.train.Accuracy(0.66, 0.9, 280))
+    measured = teacher.examine_imported(None, None, SimpleNamespace(val=None, class_names=tuple("abcdefghij")))
+    check = lambda recorded: teacher.self_test(SETTINGS, 10, "early", "w.safetensors", measured, recorded)
+    check(0.66)
+    with pytest.raises(NumericError, match="no accuracy recorded.*in another order .* would be right.*label_names"):
+        check(0.0)
+    assert teacher.order_hint(counts_KK // 4, tuple("abcdefghij")) == ""  # of 4 images a class chance could say it
 
 
 def test_confusion_counts_true_against_predicted():

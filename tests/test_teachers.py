@@ -140,6 +140,18 @@ def test_a_threshold_is_of_every_run_and_costs_no_training(dataset, tmp_path, mo
         teachers.obtain(tiny("infoutil", **{"teacher.min_times_chance": 10.5}), dataset, tmp_path)
 
 
+def test_an_early_teacher_may_have_a_training_of_its_own(dataset, tmp_path):
+    shared = teachers.obtain(tiny("infoutil", **{"teacher.early_epoch": 2}), dataset, tmp_path)
+    rate = {"teacher.early_epoch": 2, "teacher.early_learning_rate": 1e-3}
+    own = teachers.obtain(tiny("infoutil", **rate), dataset, tmp_path)
+    alone = {"teacher.early_epoch": 2, "teacher.epochs": 2, "teacher.learning_rate": 1e-3}
+    due = teachers.obtain(tiny("infoutil", **alone), dataset, tmp_path)
+    sha256 = lambda teacher: [store.tree_hash(teacher.variables(which)) for which in ("early", "converged")]
+    assert sha256(own) == [sha256(due)[1], sha256(shared)[1]] and sha256(own)[0] != sha256(shared)[0]
+    assert own.record["early"] == due.record["converged"] and own.record["converged"] == shared.record["converged"]
+    assert len(list(tmp_path.glob("teacher/*"))) == 2
+
+
 def test_runs_that_differ_in_the_early_epoch_share_a_training(dataset, tmp_path):
     one = teachers.obtain(tiny("infoutil"), dataset, tmp_path)
     other = teachers.obtain(tiny("infoutil", **{"teacher.early_epoch": 2}), dataset, tmp_path)

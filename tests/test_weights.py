@@ -156,10 +156,20 @@ def test_a_subset_of_imagenet_takes_its_rows_of_a_thousand():
 
 @pytest.mark.parametrize(
     "n_rows, class_names, label_names",
-    [(10, NAMES, NAMES[:9] + ("a",)), (9, NAMES[:9], NAMES), (10, NAMES, NAMES[:9] + ("z",)), (999, IMAGENET[:3], ())],
+    [(10, NAMES, NAMES[:9] + ("a",)), (9, NAMES[:9], NAMES), (10, NAMES, tuple("klmnopqrst")), (999, IMAGENET[:3], ())],
 )
 def test_names_that_do_not_settle_the_order_are_not_used(n_rows, class_names, label_names):
     assert weights.class_rows(n_rows, class_names, label_names)[0] is None
+
+
+@pytest.mark.parametrize(
+    "class_names, label_names, absent",
+    [(NAMES, NAMES[:9] + ("z",), "1 of the data's are not among them: j"),
+     (IMAGENET[:2], tuple(f"n{i:08}" for i in range(1000)), "2 of the data's are not among them: n")],
+)  # fmt: skip
+def test_names_that_contradict_the_data_are_refused(class_names, label_names, absent):
+    with pytest.raises(DataError, match=f"{absent}.*choose weights of these classes, or mend label_names"):
+        weights.class_rows(len(label_names), class_names, label_names)
 
 
 # The file

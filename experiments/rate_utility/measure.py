@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.cells import YOUNG
 from experiments.rate_utility import coded, latents
 from infoutil_jax import pipeline, pretrained, records, results, selfcheck, sets, store, teachers
 from infoutil_jax.rate import accounting
@@ -30,9 +31,11 @@ class Bench(NamedTuple):
 
 
 def identity(settings, point) -> str:
-    """What a record is of, but for the number of students."""
+    """What a record is of, but for the number of students. A key younger than some records counts once it is used."""
     plain = results.plain(settings) | {"name": ""}
     plain["data"]["path"], plain["evaluate"]["seeds"] = "", 0
+    for section, young in YOUNG.items():
+        plain[section] = {key: value for key, value in plain[section].items() if young.get(key) != value}
     return store.fingerprint(VERSION, evaluate.VERSION, latents.FIXED, point.plain, plain)
 
 

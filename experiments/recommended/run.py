@@ -74,7 +74,7 @@ STUDENTS = """
 10 | controls; labels of epoch 1
 50 | whole images, lowest loss; labels of epoch 5; 400 epochs
 50 | whole images, lowest loss; labels of epoch 10; 400 epochs
-50 | whole images, lowest loss; 400 epochs
+50 | whole images, lowest loss; converged labels; 400 epochs
 """  # by the modern recipe: IPC | crops and rule, F x F of them in an image; what else differs
 ELSE = {
     "converged labels": {"label.teacher": "converged"},

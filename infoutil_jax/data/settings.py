@@ -153,6 +153,8 @@ class Dataset:
             raise DataError(f"{self.name}: found {len(self.class_names)} class; a classifier needs at least 2.")
         for split in (self.train, self.val):
             self._check_labels(split)
+        if not len(self.val):
+            raise DataError(f"{self.name}: no validation image; choose another data.val_split or mend its files.")
         counts = np.bincount(self.train.labels, minlength=len(self.class_names))
         if not counts.all():
             empty = self.class_names[int(np.argmin(counts))]

@@ -26,6 +26,11 @@ def build(name, n_classes, **settings):
         raise ConfigError(f"model {name!r}: {error}; see the fields of its class") from error
 
 
+def fields(name) -> set[str]:
+    """What `build` takes for the model called `name`."""
+    return set(getattr(MODELS[name], "func", MODELS[name]).__dataclass_fields__)
+
+
 def layouts(name):
     """{library: Layout} of the weights' files that can be read into the model called `name`; empty where none can."""
     return next(getattr(family, "LAYOUTS", {}) for family in FAMILIES if name in family.MODELS)

@@ -22,12 +22,19 @@ VERSION = 1
 AUGMENTATIONS = ("none", "pad_crop", "random_resized_crop")
 
 
+NEEDS = {  # a key -> the key without which it says nothing
+    "early_weights": "weights", "weights_sha256": "weights", "weights_top1": "weights",
+    "early_weights_sha256": "early_weights",
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Settings:
     model: str  # a name in infoutil_jax.models.MODELS
     width: int  # channels of a ConvNet; 0 = the model's own
     epochs: int
     early_epoch: int  # the early teacher is the network after this many epochs
+    early_learning_rate: float  # 0 = of this training; else of one of its own, early_epoch long, with this peak
     batch_size: int
     optimizer: str  # sgd (Nesterov 0.9) | adamw
     learning_rate: float  # peak, after a linear warm-up; cosine to 0
@@ -53,22 +60,24 @@ class Settings:
         in_range("teacher.early_epoch", self.early_epoch, 1, self.epochs)
         in_range("teacher.learning_rate", self.learning_rate, 1e-8, 100)
         in_range("teacher.warmup_epochs", self.warmup_epochs, 0, self.epochs)
+        in_range("teacher.early_learning_rate", self.early_learning_rate, 0, 100)
         for name in ("width", "weight_decay", "min_times_chance"):
             in_range(f"teacher.{name}", getattr(self, name), 0)
         for name in ("weights_top1", "weights_tolerance"):
             in_range(f"teacher.{name}", getattr(self, name), 0, 1)
-        if self.early_weights and not self.weights:
-            raise ConfigError("teacher.early_weights is set but teacher.weights is not; name both files.")
         for name in ("weights_sha256", "early_weights_sha256"):
             if not re.fullmatch("([0-9a-f]{64})?", getattr(self, name)):
                 raise ConfigError(f"teacher.{name}={getattr(self, name)!r} is no SHA-256: it has 64 digits 0-9, a-f.")
+        for name, file in NEEDS.items():
+            if getattr(self, name) and not getattr(self, file):
+                raise ConfigError(f"teacher.{name} is set but teacher.{file} is not; name the file, or empty {name}.")
 
     @property
     def training(self) -> dict:
         """The settings that a training depends on; when snapshots are taken changes nothing in it."""
         fields = dataclasses.asdict(self).items()
         unread = {name for name, _ in fields if name.removeprefix("early_").startswith("weights")}
-        unread |= {"early_epoch", "checkpoint_epochs", "min_times_chance"}
+        unread |= {"early_epoch", "early_learning_rate", "checkpoint_epochs", "min_times_chance"}
         return {name: value for name, value in fields if name not in unread}
 
 
@@ -86,7 +95,9 @@ class Teacher(NamedTuple):
 
 
 def build_network(model: str, width: int, n_classes: int, mean, std, **settings) -> train.Network:
-    """The untrained network of a stage's settings."""
+    """The untrained network of a stage's settings. Raises ConfigError for a width of a model that has none."""
+    if width and model in models.MODELS and "width" not in models.fields(model):
+        raise ConfigError(f"width={width}: {model} has no width; set teacher.width or evaluate.width to 0")
     size = {"width": width} if width else {}
     return train.Network(models.build(model, n_classes, **size, **settings), tuple(mean), tuple(std))
 
@@ -187,23 +198,30 @@ def require_above_chance(settings: Settings, top1: float, n_classes: int, which:
         )
 
 
-def self_test(
-    settings: Settings, network: train.Network, variables, dataset, which: str, measured: dict, recorded: float
-) -> None:
-    """Raises NumericError where imported weights, `measured` by train.test, are near chance or further from their
-    `recorded` top-1 (in [0, 1], 0 = unknown) than `settings.weights_tolerance`; says what the commonest causes are."""
-    top1, chance = measured["top1"], 1 / len(dataset.class_names)
-    faults = []
+def examine_imported(network: train.Network, variables, dataset) -> dict:
+    """Top-1 and top-5 of imported weights on the validation split, and what `order_hint` says of them."""
+    counts_KK = _confusion(network, variables, dataset.val, len(dataset.class_names))
+    return train.test(network, variables, dataset.val)._asdict() | {"order": order_hint(counts_KK, dataset.class_names)}
+
+
+def self_test(settings: Settings, n_classes: int, which: str, file: str, measured: dict, recorded: float) -> None:
+    """Raises NumericError where the imported weights of `file`, `measured` by `examine_imported`, are near chance or
+    further from their `recorded` top-1 (in [0, 1], 0 = unknown) than `settings.weights_tolerance`, or where none is
+    recorded and their classes seem to be in another order; says what the commonest causes are."""
+    top1, chance, faults = measured["top1"], 1 / n_classes, []
     if recorded and abs(top1 - recorded) > settings.weights_tolerance:
         faults.append(f"not the recorded {recorded:.1%} (teacher.weights_tolerance={settings.weights_tolerance:g})")
     if top1 < settings.min_times_chance * chance:
-        faults.append(f"near chance ({chance:.1%})")
+        faults.append(f"near chance ({chance:.1%}, teacher.min_times_chance={settings.min_times_chance:g})")
+    if not recorded and measured["order"]:
+        faults.append("with no accuracy recorded to compare with")
     if faults:
-        hint = order_hint(_confusion(network, variables, dataset.val, len(dataset.class_names)), dataset.class_names)
         raise NumericError(
-            f"teacher ({which}): the imported weights reach {top1:.1%} on the validation split, {' and '.join(faults)}."
-            f"{hint} Likely causes, the commonest first: the order of the classes; data.mean and data.std; the resize "
-            "(data.image_size, crop_share, interpolation); another validation split."
+            f"teacher ({which}): the weights of {file} reach {top1:.1%} on the validation split, "
+            f"{' and '.join(faults)}.{measured['order']} Likely causes, the commonest first: the order of the classes "
+            "(name the file's in its label_names, docs/teachers.md); mean and std, or the resize (image_size, "
+            "crop_share, interpolation), of the file's own config, where it has one, or else of data.*; another "
+            "validation split."
         )
 
 
@@ -223,12 +241,13 @@ def _confusion(network: train.Network, variables, split, n_classes: int, *, chun
 
 
 def order_hint(counts_KK: np.ndarray, class_names) -> str:
-    """A sentence where renaming the predicted classes one to one would make 20 points more of the images right."""
+    """A sentence where renaming the predicted classes one to one would make 15 points more of the images right, and
+    there are 10 images a class or more: of fewer, chance finds such names."""
     from scipy.optimize import linear_sum_assignment
 
     classes, taken_for = linear_sum_assignment(-counts_KK)
     hits = counts_KK[classes, taken_for]
-    if hits.sum() - np.trace(counts_KK) <= 0.2 * counts_KK.sum():
+    if hits.sum() - np.trace(counts_KK) <= 0.15 * counts_KK.sum() or counts_KK.sum() < 10 * len(counts_KK):
         return ""
     clearest = np.argmax(np.where(taken_for != classes, hits, -1))
     return (
