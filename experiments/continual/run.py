@@ -3,13 +3,16 @@
     python experiments/continual/run.py --set=DIR [--artifacts=DIR]          # DIR: the workdir of a finished run
     python experiments/continual/run.py --config=configs/X.py --set=DIR      # makes the run first
 
-Every method of the run is learned by both protocols (README.md). Writes results.json and results.md beside this file.
+Every method of the run is learned by both protocols (README.md). What is finished lies in DIR/continual and is not learned
+again. Writes results.json and results.md, a section for every run, beside this file.
 --smoke: the embedded digits at toy size; writes both into DIR/continual.
 """
 
+import dataclasses
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -43,11 +46,11 @@ def settings_of(workdir: Path):
     return config.resolve(CONFIG.value or ConfigDict(store.read_json(workdir / "config.json")))
 
 
-def learn_all(settings, workdir: Path) -> dict:
-    """method -> protocol -> a list of accuracies for every order, one a step."""
+def learn_all(settings, workdir: Path) -> tuple[dict, float]:
+    """method -> protocol -> a list of accuracies for every order, one a step; and the seconds that all took."""
     import increments
 
-    from infoutil_jax import pipeline, pretrained, records, teachers
+    from infoutil_jax import guard, pipeline, pretrained, records, store, teachers
     from infoutil_jax.stages import teacher as teacher_stage
 
     artifacts = Path(ARTIFACTS.value or workdir / "artifacts")
@@ -58,18 +61,31 @@ def learn_all(settings, workdir: Path) -> dict:
     teacher, own = teachers.obtain(settings, dataset, artifacts), settings.students
     shape = (len(dataset.class_names), settings.data.mean, settings.data.std)
     student = teacher_stage.build_network(own.model, own.width, *shape, bn_momentum=own.bn_momentum)
-    found = {}
+    students = dataclasses.replace(own, seeds=1, hard_seeds=0)  # their number changes nothing
+
+    def learned(method, distilled, protocol, order):
+        parts = increments.groups(len(dataset.class_names), STEPS.value, order)
+        labeller = teacher.record[distilled.manifest["label_teacher"]]["sha256"]
+        shards = [shard["sha256"] for shard in distilled.manifest["shards"]]
+        seed, label = settings.seed + order, f"{method}, {protocol}, order {order}"
+
+        def learn():
+            began, given = time.monotonic(), (settings, distilled, student, teacher, dataset.val, parts, seed)
+            top1 = increments.learn(*given, protocol=protocol, label=label)
+            return {"top1": top1, "seconds": time.monotonic() - began}
+
+        made_from = shards, labeller, dataclasses.asdict(students), parts, seed, protocol, dataset.content_id
+        with guard.signals():
+            return store.cached_json(workdir / "continual" / f"{store.fingerprint(*made_from)}.json", learn)
+
+    found, seconds = {}, 0.0
     for number, method in enumerate(settings.methods):
         distilled = records.load(workdir / (f"controls/{method}" if number else "distilled"))
         for protocol in PROTOCOLS.value:
-            for order in range(ORDERS.value):
-                parts = increments.groups(len(dataset.class_names), STEPS.value, order)
-                top1 = increments.learn(
-                    settings, distilled, student, teacher, dataset.val, parts, settings.seed + order,
-                    protocol=protocol, label=f"{method}, {protocol}, order {order}",
-                )  # fmt: skip
-                found.setdefault(method, {}).setdefault(protocol, []).append(top1)
-    return found
+            of_orders = [learned(method, distilled, protocol, order) for order in range(ORDERS.value)]
+            found.setdefault(method, {})[protocol] = [one["top1"] for one in of_orders]
+            seconds += sum(one["seconds"] for one in of_orders)
+    return found, seconds
 
 
 def table(found: dict) -> str:
@@ -89,18 +105,24 @@ def table(found: dict) -> str:
 
 def main(_):
     logging.set_verbosity(logging.WARNING)
-    from infoutil_jax import compilation, pipeline, results
+    from infoutil_jax import compilation, provenance, results, store
 
     compilation.keep_programs()
     workdir = Path(SET.value)
     settings = settings_of(workdir)
-    found = learn_all(settings, workdir)
+    found, seconds = learn_all(settings, workdir)
     out = workdir / "continual" if SMOKE.value else HERE
-    out.mkdir(exist_ok=True)
-    written = {"top1": found, "config": results.plain(settings), "environment": pipeline.environment(),
-               "cpu_cores": os.cpu_count()}  # fmt: skip
-    (out / "results.json").write_text(json.dumps(written, indent=1) + "\n")
-    (out / "results.md").write_text(table(found) + "\n")
+    path, plain = out / "results.json", results.plain(settings)
+    written = json.loads(path.read_text()) if path.exists() else {}
+    plain["data"]["path"] = "DATA"
+    given = f"--set=DIR --protocols={','.join(PROTOCOLS.value)} --orders={ORDERS.value} --steps={STEPS.value}"
+    written[settings.name] = {
+        "top1": found, "command": f"python experiments/continual/run.py {given}", "seconds": round(seconds, 1),
+        "config": plain, "environment": provenance.environment(), "cpu_cores": os.cpu_count(),
+    }  # fmt: skip
+    store.write_plain_json(path, written)
+    sections = [f"## {name}\n\n{table(record['top1'])}\n" for name, record in written.items()]
+    store.write_bytes(out / "results.md", "\n".join(sections).encode())
     print(table(found))
 
 
