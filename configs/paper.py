@@ -8,11 +8,13 @@ The first network is ConvNet-3 on CIFAR and ResNet-18 on all larger images; its 
 
 The paper's settings (App. B) that are base.py's already: a 4 x 4 grid, five crops an image of which the last has no
 noise, noise of two standard deviations, 300 candidates a class, largest gradient norm, ImageNet's mean and std. Here:
-labels of the early teacher up to IPC 10 and of the converged one from IPC 50 on (modern: always early), RDED's learning rate of each student.
+labels of the early teacher up to IPC 10 and of the converged one from IPC 50 on (by the modern recipe always of the
+early one), RDED's learning rate of each student.
 
 The early teacher differs from the paper's, a training of its own: 10 epochs at a rate of 0.001 (CIFAR) or 0.01 (all
 others), the rest unknown. Ours is the converged teacher's own training after 10 epochs, at that training's rate;
---config.teacher.early_learning_rate=0.001 makes it the paper's. How the paper's converged teachers were trained is unknown too; the accuracies of RDED's are in each set's table.
+--config.teacher.early_learning_rate=0.001 makes it the paper's. How the paper's converged teachers were trained is
+unknown too; the accuracies of RDED's are in each set's table.
 """
 
 from configs import base
