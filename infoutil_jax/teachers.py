@@ -15,6 +15,8 @@ from infoutil_jax.settings import Config, for_method
 from infoutil_jax.stages import teacher as stage
 from infoutil_jax.weights import require_finite
 
+MEASURED = 2  # version of what is kept of imported weights: stage.examine_imported
+
 
 def obtain(config: Config, dataset, artifacts: Path) -> stage.Teacher:
     """The teacher of a config that `pretrained.adopt` has seen; its accuracy is measured once, and printed."""
@@ -35,7 +37,8 @@ def _imported(config: Config, network, dataset, artifacts: Path) -> stage.Teache
     say("\n".join(notes))
     record, identity = {"model": config.teacher.model}, distil.data_identity(config, dataset)
     for which, found in loaded.items():
-        path = artifacts / "teacher" / store.fingerprint("imported", 2, found.identity, identity) / "teacher.json"
+        name = store.fingerprint("imported", MEASURED, found.identity, identity)
+        path = artifacts / "teacher" / name / "teacher.json"
 
         @CLOCK.stage("teacher")
         def measure(variables=found.variables):

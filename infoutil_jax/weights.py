@@ -175,9 +175,8 @@ def assign(tensors: dict, model: str, like: dict, class_names, label_names=(), *
     leaves = _leaves(like)
     layouts = {**models.layouts(model), OWN: Layout(lambda key: key)}
     library = _choose(tensors, layouts, leaves)
-    with contextlib.suppress(
-        LookupError, ValueError, TypeError, ArithmeticError
-    ):  # where what it needs is missing or misshaped: listed below
+    # where what it needs is missing or misshaped: listed below
+    with contextlib.suppress(LookupError, ValueError, TypeError, ArithmeticError):
         tensors = dict(layouts[library].prepare(tensors))
     targets = {_name_in(library, names): names for names in leaves}
     found, unexpected = _match(tensors, layouts[library], targets)
