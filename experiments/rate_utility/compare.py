@@ -17,7 +17,11 @@ class At(NamedTuple):
     bits: float
     mean: float
     error: float  # standard error of the mean
-    where: str  # the curve
+    where: str  # the curve: coder and IPC
+
+    @property
+    def coder(self) -> str:
+        return self.where.rpartition(", IPC ")[0]
 
 
 class Verdict(NamedTuple):
@@ -107,13 +111,17 @@ def against_formats(records: list[dict], method: str, counted: bool = True) -> l
     return [Verdict(ours, theirs) for ours, theirs in pairs if theirs]
 
 
-def at_their_bits(records: list[dict], method: str, against: str) -> Verdict | None:
+def at_their_bits(records: list[dict], method: str, against: str) -> list[Verdict]:
     """The first goal: the codec's best point of a method within DD-RUO's smallest bits, labels counted, against the
-    best that a standard format of method `against` has at those bits."""
+    best that each standard format of method `against` has at those bits, the best format first."""
     (standard, _), (_, own) = (_split(records, name, True) for name in (against, method))
     within = [place for curve in own for place in curve if place.bits <= SMALLEST]
-    theirs = best_at(standard, SMALLEST)
-    return Verdict(max(within, key=lambda place: place.mean), theirs) if within and theirs else None
+    formats = {}
+    for curve in standard:
+        formats.setdefault(curve[0].coder, []).append(curve)
+    theirs = [place for of in formats.values() if (place := best_at(of, SMALLEST))]
+    theirs.sort(key=lambda place: -place.mean)
+    return [Verdict(max(within, key=lambda place: place.mean), place) for place in theirs if within]
 
 
 class Saving(NamedTuple):

@@ -42,9 +42,9 @@ def _first_goal(records, method: str) -> str:
     head = f"**Within {compare.SMALLEST:,} bits per class** (DD-RUO's least), labels counted:"
     lines = []
     for against in dict.fromkeys([method, "infoutil"]):
-        verdict = compare.at_their_bits(records, method, against)
-        said = f"{_place(verdict.ours)}, {_place(verdict.theirs)}: {_gain(verdict)}" if verdict else "not measured yet"
-        lines.append(f"- codec of {method}, formats of {against}: {said}.")
+        verdicts = compare.at_their_bits(records, method, against)
+        said = [f"{_place(v.ours)}, {_place(v.theirs)}: {_gain(v)}" for v in verdicts]
+        lines += [f"- codec of {method}, formats of {against}: {one}." for one in said or ["not measured"]]
     return "\n".join([head, "", *lines])
 
 
