@@ -282,14 +282,22 @@ def test_what_is_wrong_is_told_without_a_traceback(tmp_path):
         assert f"error: {tmp_path} is not empty and holds no run" in told and "Traceback" not in told
 
 
-def test_the_utility_bound_is_measured_at_every_stage(tmp_path):
-    start("utility_bound", f"--runs={tmp_path}", "--sets=digits", "--samples=16", "--batch=8", "--width=8")
-    found = json.loads((tmp_path / "results.json").read_text())["digits"]
-    assert set(found["epochs"]) == {"0", "1", "2"}
-    for figures in found["epochs"].values():
+def test_the_utility_bound_is_measured_at_every_stage_of_every_seed(tmp_path):
+    of = lambda *more: start("utility_bound", f"--runs={tmp_path}", "--sets=digits", "--samples=16", "--width=8", *more)
+    of("--batch=8", "--seeds=1")
+    path = tmp_path / "results.json"
+    first = json.loads(path.read_text())["digits"]
+    assert set(first) == {"0"} and set(first["0"]["epochs"]) == {"0", "1", "2"} and first["0"]["seconds"] > 0
+    for figures in first["0"]["epochs"].values():
         exact = figures["continuous"]
         assert exact["smallest_c"] == pytest.approx(exact["theorem_c"]) and exact["above_bound"] == 0
         small_step = figures["step 0.005"]["utility_over_bound"]["median"]
         assert small_step == pytest.approx(exact["utility_over_bound"]["median"], rel=0.3)
-    with np.load(tmp_path / "digits.npz") as arrays:
+    of("--batch=8", "--seeds=2")
+    both = json.loads(path.read_text())["digits"]
+    assert both["0"] == first["0"] and both["1"]["epochs"]["2"] != first["0"]["epochs"]["2"]
+    ranks = [both[seed]["epochs"]["2"]["continuous"]["spearman"] for seed in "01"]
+    rows = [row.split(" | ") for row in (tmp_path / "results.md").read_text().splitlines() if "| digits, 2 " in row]
+    assert rows[0][2:4] == ["continuous", f"{np.mean(ranks):.2f} ± {np.std(ranks, ddof=1):.2f}"]
+    with np.load(tmp_path / "digits-1.npz") as arrays:
         assert {name: array.shape for name, array in arrays.items()}["2/step 0.05"] == (16,)

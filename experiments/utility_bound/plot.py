@@ -1,4 +1,4 @@
-"""Every sample's utility against its gradient norm, and the theorem's line, as docs/images/utility_bound.png.
+"""Every sample's utility against its gradient norm, and the theorem's line, as docs/images/utility_bound.png: seed 0.
 
 python experiments/utility_bound/plot.py [RUNS]      # after run.py; needs the bench extra (matplotlib)
 """
@@ -32,7 +32,7 @@ def panel(axes, arrays: dict, epoch: str) -> None:
 
 
 def main(runs: Path) -> None:
-    files = sorted(runs.glob("*.npz"))
+    files = sorted(runs.glob("*-0.npz"))
     figure, rows = plt.subplots(len(files), 4, figsize=(11, 2.6 * len(files)), squeeze=False, layout="constrained")
     for row, file in zip(rows, files):
         with np.load(file) as saved:
@@ -40,7 +40,7 @@ def main(runs: Path) -> None:
         epochs = sorted({key.split("/")[0] for key in arrays}, key=int)
         for axes, epoch in zip(row, epochs):
             panel(axes, arrays, epoch)
-        row[0].set_ylabel(f"{file.stem}\nutility / eta", fontsize=8)
+        row[0].set_ylabel(f"{file.stem.removesuffix('-0')}\nutility / eta", fontsize=8)
     for axes in rows[-1]:
         axes.set_xlabel("gradient norm", fontsize=8)
     rows[0, 0].legend(fontsize=7)

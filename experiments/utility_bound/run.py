@@ -1,10 +1,11 @@
 """The utility bound (InfoUtil, Theorem 1): the true effect of leaving a sample out of a step against its gradient norm.
 
-    python experiments/utility_bound/run.py [--data_dir=DIR] [--sets=digits,...] [--runs=runs/utility_bound]
+    python experiments/utility_bound/run.py [--data_dir=DIR] [--sets=digits,...] [--seeds=3] [--runs=runs/utility_bound]
 
 Small ConvNet-3 teachers are trained here; the embedded digits are enough, --data_dir (TFDS's data_dir with cifar10 and
-fashion_mnist) adds two sets. Two minutes of CPU time without it. Adds its sets to results.json beside this
-file and leaves every sample's figures in RUNS/SET.npz for plot.py. --smoke: toy sizes, results.json in RUNS.
+fashion_mnist) adds two sets. Two minutes of CPU time a seed without it. results.json beside this file is written after
+every seed of a set, and one that is there is not run again; results.md is made from it. Every sample's figures are left
+in RUNS/SET-SEED.npz for plot.py. --smoke: toy sizes, results in RUNS.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import importlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -20,11 +22,10 @@ from absl import app, flags, logging
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(ROOT), str(HERE)]
+sys.path.insert(0, str(ROOT))
 
-import bound  # noqa: E402
-
-from infoutil_jax import compilation, config, data, models, pipeline, train  # noqa: E402
+from experiments.utility_bound import bound, table  # noqa: E402
+from infoutil_jax import compilation, config, data, models, pipeline, store, train  # noqa: E402
 from infoutil_jax.keys import generator, key_for  # noqa: E402
 from infoutil_jax.stages import teacher as teacher_stage  # noqa: E402
 
@@ -41,6 +42,7 @@ SETS = {  # name -> config, and what differs from it
 EMBEDDED = ("digits", "digits_in_photos")
 DATA_DIR = flags.DEFINE_string("data_dir", "", "TFDS's data_dir with cifar10 and fashion_mnist.")
 NAMES = flags.DEFINE_list("sets", None, "Which data sets; by default all that there are.")
+SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of a data set, each with other samples.")
 RUNS = flags.DEFINE_string("runs", "runs/utility_bound", "Where every sample's figures are left.")
 SAMPLES = flags.DEFINE_integer("samples", 256, "Real images: every i, and the j that the maximum is over.")
 BATCH = flags.DEFINE_integer("batch", 64, "Mini-batch of the discrete step.")
@@ -62,10 +64,10 @@ class Kept:
         self.weights[epoch] = jax.tree.map(np.array, variables)
 
 
-def settings_of(name: str):
+def settings_of(name: str, seed: int):
     file, changes = SETS[name]
     c = importlib.import_module(f"configs.{file}").get_config()
-    c.update_from_flattened_dict({**changes, "teacher.width": WIDTH.value})
+    c.update_from_flattened_dict({**changes, "teacher.width": WIDTH.value, "seed": seed})
     if c.data.source == "tfds":
         c.data.path = DATA_DIR.value
     if SMOKE.value:
@@ -103,9 +105,16 @@ def measure(network, variables, dataset, rows) -> tuple[dict, dict]:
     return figures, {"norms": norms_N} | {form: bound.utility(effects) / eta for form, (eta, effects) in forms.items()}
 
 
-def run_one(name: str) -> dict:
-    """All stages of one data set; the arrays go to RUNS/NAME.npz."""
-    settings = settings_of(name)
+def given() -> dict:
+    """What a record was measured with, beside the data set's config."""
+    return {
+        "samples": SAMPLES.value, "batch": BATCH.value, "width": WIDTH.value, "learning_rates": RATES.value,
+    }  # fmt: skip
+
+
+def run_one(name: str, seed: int) -> dict:
+    """All stages of one training on a data set; the arrays go to RUNS/NAME-SEED.npz."""
+    began, settings = time.monotonic(), settings_of(name, seed)
     dataset = data.open_dataset(settings.data)
     network, weights = trained(settings, dataset)
     rows = generator(settings.seed, "utility").permutation(len(dataset.train))[: SAMPLES.value]
@@ -113,10 +122,10 @@ def run_one(name: str) -> dict:
     for epoch, variables in weights.items():
         stages[str(epoch)], found = measure(network, variables, dataset, rows)
         arrays |= {f"{epoch}/{key}": values for key, values in found.items()}
-        print(f"{name}, epoch {epoch}: {json.dumps(stages[str(epoch)])}", flush=True)
-    np.savez(Path(RUNS.value) / f"{name}.npz", **arrays)
-    setting = {"samples": len(rows), "batch": BATCH.value, "width": WIDTH.value}
-    return {**setting, "epochs": stages, "cpu_cores": os.cpu_count(), "environment": pipeline.environment()}
+        print(f"{name}, seed {seed}, epoch {epoch}: {json.dumps(stages[str(epoch)])}", flush=True)
+    np.savez(Path(RUNS.value) / f"{name}-{seed}.npz", **arrays)
+    where = {"cpu_cores": os.cpu_count(), "environment": pipeline.environment()}
+    return {**given(), "epochs": stages, "seconds": round(time.monotonic() - began, 1), **where}
 
 
 def main(_):
@@ -126,8 +135,13 @@ def main(_):
     path = (Path(RUNS.value) if SMOKE.value else HERE) / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     for name in NAMES.value or (SETS if DATA_DIR.value else EMBEDDED):
-        results[name] = run_one(name)
-        path.write_text(json.dumps(results, indent=1) + "\n")
+        of_seeds = results.setdefault(name, {})
+        for seed in range(SEEDS.value):
+            if given().items() <= of_seeds.get(str(seed), {}).items():
+                continue
+            of_seeds[str(seed)] = run_one(name, seed)
+            store.write_plain_json(path, results)
+    store.write_bytes(path.with_suffix(".md"), table.page(results).encode())
 
 
 if __name__ == "__main__":
