@@ -100,7 +100,9 @@ def test_the_codec_has_to_beat_the_best_format_of_any_ipc_by_two_standard_errors
     both = lambda *seeds: of_itself([*formats, record("codec, mse", 100_000, seeds)])
     verdict = lambda *seeds: both(*seeds)[0]
     best, second = both(*six(0.71))
-    assert second.theirs.where == "webp sheets, IPC 10" and 0.51 < second.theirs.mean < 0.61 and second.ours == best.ours
+    assert (
+        second.theirs.where == "webp sheets, IPC 10" and 0.51 < second.theirs.mean < 0.61 and second.ours == best.ours
+    )
     assert best.theirs.where == "jpeg sheets, IPC 50" and best.theirs.mean == pytest.approx(0.67)  # beyond its last
     assert best.gain == pytest.approx(0.04) and best.two_errors == pytest.approx(2 * math.hypot(error, error))
     assert best.holds and not verdict(*six(0.68)).holds
@@ -166,7 +168,7 @@ def finished(tmp_path_factory):
 
 
 def points_of(runs):
-    found = json.loads((runs / "rate_utility" / "results.json").read_text())["points"]
+    (found,) = json.loads((runs / "rate_utility" / "results.json").read_text())["points"].values()  # of one teacher
     return {(r["point"]["coder"], r["point"]["labels"]): r for r in found.values()}
 
 
@@ -254,6 +256,27 @@ def test_what_is_finished_is_not_run_again_and_one_more_student_is(finished, mon
     assert len(changed[0]["top1"]["seeds"]) == 3
     assert len(list((runs / "rate_utility").glob("*/distilled"))) == 1  # of the same set
     assert len(list((runs / "artifacts" / "rate_utility").glob("*.iuc"))) == 1  # and the same container
+
+
+def test_points_of_another_teacher_are_made_again_beside_them_and_never_compared_with_them(finished, tmp_path):
+    runs, path = finished[0], tmp_path / "rate_utility" / "results.json"
+    written = json.loads((runs / "rate_utility" / "results.json").read_text())
+    ((name, own),) = written["points"].items()
+    codec = next(key for key in own if "codec, mse" in key)
+    path.parent.mkdir()
+    path.write_text(json.dumps({**written, "points": {"another": own, name: {codec: own[codec]}}}))
+    again = lambda *more: start(f"--runs={tmp_path}", f"--artifacts={runs / 'artifacts'}", *more)
+    point = "--only=jpeg one sheet"
+    assert "labels" not in again(point)
+    assert again(point, "--again").count("; labels") == 1 and again(point, "--again").count("; labels") == 0
+    points = json.loads(path.read_text())["points"]
+    assert points["another"] == own and {key.split(":")[1].split(",")[0] for key in points[name]} == {
+        " codec",
+        " jpeg one sheet",
+    }
+    page = path.with_suffix(".md").read_text()
+    said = dict(section.split("\n", 1) for section in page.split("## Teacher ")[1:])
+    assert "(jpeg one sheet" in said[name] and "(webp sheets" in said["another"] and "(webp sheets" not in said[name]
 
 
 def test_without_matplotlib_the_results_are_there_and_the_way_to_the_plot_is_said(finished, monkeypatch, tmp_path):

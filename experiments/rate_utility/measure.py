@@ -39,6 +39,11 @@ def identity(settings, point) -> str:
     return store.fingerprint(VERSION, evaluate.VERSION, latents.FIXED, point.plain, plain)
 
 
+def teacher_name(record: dict) -> str:
+    """By which results.json keeps the points of one teacher apart from another's: the first digits of its SHA-256."""
+    return record["converged"]["sha256"][:6]
+
+
 def prepare(settings, runs: Path, artifacts: Path, training: dict) -> Bench:
     """Opens data and teacher; makes the distilled set by the pipeline's own stages, or finds it."""
     settings, _ = pretrained.adopt(settings)

@@ -28,20 +28,23 @@ COLOURS = {
     "png": "#999999", "jpeg": "#e3bd57", "webp": "#4c72b0", "avif": "#55a868", "codec, mse": "#e9b1b3",
     "codec, teacher_kl": "#c44e52", "codec, teacher_features": "#8c2d31", "codec, distribution_matching": "#8172b2",
 }  # fmt: skip
-MARKERS = ("o", "s", "^", "v", "D")  # by IPC
+LINES = {"files": "--", "one sheet": ":"}  # by what a coder's name ends with
+MARKERS = {1: "o", 10: "s", 50: "^"}  # by IPC
 
 
-def draw(records: dict[str, dict], path: Path, published: dict = PUBLISHED) -> None:
-    """An SVG with a row for every method; labels counted on the left, left out on the right."""
-    found = list(records.values())
-    methods = list(dict.fromkeys(record["point"]["method"] for record in found))
+def draw(of_teachers: dict[str, dict], path: Path, published: dict = PUBLISHED) -> None:
+    """An SVG with a row for every teacher and method; labels counted on the left, left out on the right."""
+    found = {}
+    for teacher, records in of_teachers.items():
+        for record in records.values():
+            found.setdefault((teacher, record["point"]["method"]), []).append(record)
     figure, rows = plt.subplots(
-        len(methods), 2, figsize=(14, 4.5 * len(methods)), squeeze=False, sharey="row", layout="constrained"
+        len(found), 2, figsize=(14, 4.5 * len(found)), squeeze=False, sharey="row", layout="constrained"
     )
-    for row, method in zip(rows, methods, strict=True):
+    for row, ((teacher, method), records) in zip(rows, found.items(), strict=True):
         for panel, counted in zip(row, (True, False), strict=True):
-            _panel(panel, found, method, counted, published)
-        row[0].set_ylabel(f"{method}\ntop-1, %")
+            _panel(panel, records, counted, published)
+        row[0].set_ylabel(f"{method}, teacher {teacher}\ntop-1, %")
     for panel in rows[-1]:
         panel.set_xlabel("bits per class")
     named = {name: h for row in rows for h, name in zip(*row[0].get_legend_handles_labels(), strict=True)}
@@ -51,16 +54,22 @@ def draw(records: dict[str, dict], path: Path, published: dict = PUBLISHED) -> N
     plt.close(figure)
 
 
-def _panel(panel, records, method, counted, published):
-    ipcs = sorted({record["point"]["ipc"] for record in records})
-    for (owner, ipc, coder), curve in compare.curves(records, counted).items():
-        if owner == method:
-            bits, means = ([getattr(place, axis) for place in curve] for axis in ("bits", "mean"))
-            spread = [100 * place.error if math.isfinite(place.error) else 0 for place in curve]
-            colour = COLOURS.get(coder, COLOURS.get(coder.split()[0], "black"))
-            style = dict(color=colour, marker=MARKERS[ipcs.index(ipc) % len(MARKERS)], markersize=4, linewidth=1)
-            style |= {"linestyle": "--" if coder.endswith("files") else "-", "label": f"{coder}, IPC {ipc}"}
-            panel.errorbar(bits, [100 * mean for mean in means], spread, capsize=2, elinewidth=0.7, **style)
+def _panel(panel, records, counted, published):
+    for (_, ipc, coder), curve in compare.curves(records, counted).items():
+        bits, means = ([getattr(place, axis) for place in curve] for axis in ("bits", "mean"))
+        spread = [100 * place.error if math.isfinite(place.error) else 0 for place in curve]
+        colour = COLOURS.get(coder, COLOURS.get(coder.split()[0], "black"))
+        line = next((line for end, line in LINES.items() if coder.endswith(end)), "-")
+        style = dict(color=colour, marker=MARKERS.get(ipc, "D"), markersize=4, linewidth=1, linestyle=line)
+        panel.errorbar(
+            bits,
+            [100 * mean for mean in means],
+            spread,
+            capsize=2,
+            elinewidth=0.7,
+            label=f"{coder}, IPC {ipc}",
+            **style,
+        )
     for name, (points, marker) in published.items():
         panel.plot(*zip(*points.items()), marker, color="black", fillstyle="none", markersize=8, label=name)
     panel.set_xscale("log")

@@ -1,13 +1,14 @@
 """What a distilled set is worth per bit: CIFAR-10, ConvNet-3, in standard image formats, label streams and the codec.
 
     python experiments/rate_utility/run.py --data_dir=DIR [--ipcs=1,10,50] [--methods=infoutil,easy_images]
-        [--only=REGEX] [--seeds=5] [--set=cifar10|imagenette] [--runs=DIR] [--artifacts=DIR]
+        [--only=REGEX] [--seeds=5] [--again] [--set=cifar10|imagenette] [--runs=DIR] [--artifacts=DIR]
     python experiments/rate_utility/run.py --list     # runs nothing: the points, and results.md and curves.svg anew
     python experiments/rate_utility/run.py --smoke    # two classes of digits at 16 px; its figures mean nothing
 
 DIR is TFDS's data_dir with the set prepared. A point is a set through an image coder and a label coder, and students on
-what the bytes decode to. results.json is written after every point; one that is there with as many seeds is not run
-again. Teachers, sets, coded sets and students are found again in --artifacts and --runs.
+what the bytes decode to. results.json is written after every point, by teacher; one that is there for any teacher with
+as many seeds is not run again, unless --again asks for it with the teacher of --artifacts. Teachers, sets, coded sets
+and students are found again in --artifacts and --runs.
 """
 
 import argparse
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
 def _parse(argv) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default="", help="TFDS's data_dir; by default TFDS's own")
+    parser.add_argument("--again", action="store_true", help="also points that another teacher has")
     parser.add_argument("--set", default="cifar10", choices=SETS, help="imagenette: ConvNet-5 at 128 px, wants a GPU")
     parser.add_argument("--ipcs", help="images per class; by default 1,10,50, with --smoke 2")
     parser.add_argument("--methods", default="infoutil,easy_images", help="of the sets")
@@ -91,10 +93,15 @@ def settings_of(point, flags):
 
 def _run_missing(out: Path, wanted, settings: dict, flags) -> None:
     compilation.keep_programs()
-    missing = [p for p in wanted if not _holds(_read(out)["points"].get(p.name), settings[p.method, p.ipc], p)]
+    of_teachers = [] if flags.again else _read(out)["points"].values()
+    there = lambda p: any(_holds(records.get(p.name), settings[p.method, p.ipc], p) for records in of_teachers)
+    missing = [p for p in wanted if not there(p)]
     for (method, ipc), points in itertools.groupby(missing, key=lambda p: (p.method, p.ipc)):
         bench = measure.prepare(settings[method, ipc], flags.runs, flags.artifacts, toy.TRAINING if flags.smoke else {})
+        own = lambda: _read(out)["points"].get(measure.teacher_name(bench.teacher.record), {})
         for point in points:
+            if _holds(own().get(point.name), settings[method, ipc], point):
+                continue
             print(f"\n{point.name}", flush=True)
             record = measure.measure(bench, point) | {
                 "command": _command(point, flags), "cpu_cores": os.cpu_count(), "environment": provenance.environment(),
@@ -118,7 +125,7 @@ def _add(out: Path, point, record: dict, settings, flags) -> None:
     """Into what is there by now: two commands with another --only each may run at a time."""
     written, plain = _read(out), results.plain(settings)
     plain["data"]["path"] = "DATA_DIR" if flags.data_dir else settings.data.path
-    written["points"][point.name] = record
+    written["points"].setdefault(measure.teacher_name(record["teacher"]), {})[point.name] = record
     written["sets"][f"{point.method} ipc {point.ipc}"] = plain
     out.mkdir(parents=True, exist_ok=True)
     store.write_plain_json(out / "results.json", written)

@@ -8,18 +8,20 @@ from experiments.rate_utility.points import COMMON_LABELS
 NOTE = """Top-1 in % of students (final epoch, mean ± standard deviation) on what the bytes decode to; bits per class.
 On-line labels are charged the teacher in float32. Formats are compared at equal bits by interpolation between points,
 the best of all formats and IPCs. From fewer than five students nothing is concluded. Errors are of the students, of one
-fit of the codec. Points with a teacher's name (six digits of its weights' SHA-256) are of a later training of it, on
-another machine; the others are all of one set for each method and IPC."""
+fit of the codec. A teacher (named by the first digits of its weights' SHA-256) has its own set for each method and IPC:
+points are compared with those of the same teacher only."""
 PARTS = ("images", "networks", "labels", "header")
 
 
-def page(records: dict[str, dict], goals: bool) -> str:
+def page(of_teachers: dict[str, dict], goals: bool) -> str:
     """Markdown of results.json's points; goals: whether to show those of CIFAR-10."""
-    found = list(records.values())
-    sections = [NOTE, _points(records)]
-    for method in sorted({record["point"]["method"] for record in found}):
-        sections += [f"## {method}", *[_first_goal(found, method), _second_goal(found, method)] * goals]
-        sections.append(_verdicts(found, method))
+    sections = [NOTE]
+    for teacher, records in of_teachers.items():
+        found = list(records.values())
+        sections += [f"## Teacher {teacher}", _points(records)]
+        for method in sorted({record["point"]["method"] for record in found}):
+            sections += [f"### {method}", *[_first_goal(found, method), _second_goal(found, method)] * goals]
+            sections.append(_verdicts(found, method))
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -28,13 +30,12 @@ def _points(records: dict[str, dict]) -> str:
         point = item[1]["point"]
         return point["method"], point["ipc"], point["labels"] == COMMON_LABELS, point["coder"], item[1]["total"]
 
-    lines = [f"| point | {' | '.join(PARTS)} | total | PSNR | top-1 | seeds | teacher |", "|---" * 10 + "|"]
+    lines = [f"| point | {' | '.join(PARTS)} | total | PSNR | top-1 | seeds |", "|---" * 9 + "|"]
     for name, r in sorted(records.items(), key=order):
         bits = [f"{r['bits_per_class'][part]:,.0f}" for part in PARTS]
         psnr, seeds = "exact" if r["psnr"] is None else f"{r['psnr']:.1f}", len(r["top1"]["seeds"])
         top1 = f"{100 * r['top1']['mean']:.1f}" + f" ± {100 * r['top1']['std']:.1f}" * (seeds > 1)
-        teacher = r["teacher"]["converged"]["sha256"][:6] if "teacher" in r else ""  # older records have none
-        lines.append(f"| {name} | {' | '.join(bits)} | {r['total']:,.0f} | {psnr} | {top1} | {seeds} | {teacher} |")
+        lines.append(f"| {name} | {' | '.join(bits)} | {r['total']:,.0f} | {psnr} | {top1} | {seeds} |")
     return "\n".join(lines)
 
 
