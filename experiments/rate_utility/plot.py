@@ -16,6 +16,7 @@ from matplotlib import pyplot as plt  # noqa: E402  (no display is needed)
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
 from experiments.rate_utility import compare  # noqa: E402
+from experiments.rate_utility.points import COMMON_LABELS  # noqa: E402
 
 # bits per class -> top-1 in %, with what they count
 TM_RUO = {106_500: 70.3, 774_000: 77.5, 2_010_000: 79.7}  # DD-RUO (arXiv 2507.17221), read off its figure
@@ -27,6 +28,7 @@ PUBLISHED = {
 COLOURS = {
     "png": "#999999", "jpeg": "#e3bd57", "webp": "#4c72b0", "avif": "#55a868", "codec, mse": "#e9b1b3",
     "codec, teacher_kl": "#c44e52", "codec, teacher_features": "#8c2d31", "codec, distribution_matching": "#8172b2",
+    "codec, gradient_matching": "#937860",
 }  # fmt: skip
 LINES = {"files": "--", "one sheet": ":"}  # by what a coder's name ends with
 MARKERS = {1: "o", 10: "s", 50: "^"}  # by IPC
@@ -37,7 +39,8 @@ def draw(of_teachers: dict[str, dict], path: Path, published: dict = PUBLISHED) 
     found = {}
     for teacher, records in of_teachers.items():
         for record in records.values():
-            found.setdefault((teacher, record["point"]["method"]), []).append(record)
+            if record["point"]["labels"] == COMMON_LABELS:  # else on no curve
+                found.setdefault((teacher, record["point"]["method"]), []).append(record)
     figure, rows = plt.subplots(
         len(found), 2, figsize=(14, 4.5 * len(found)), squeeze=False, sharey="row", layout="constrained"
     )
@@ -58,7 +61,7 @@ def _panel(panel, records, counted, published):
     for (_, ipc, coder), curve in compare.curves(records, counted).items():
         bits, means = ([getattr(place, axis) for place in curve] for axis in ("bits", "mean"))
         spread = [100 * place.error if math.isfinite(place.error) else 0 for place in curve]
-        colour = COLOURS.get(coder, COLOURS.get(coder.split()[0], "black"))
+        colour = next(colour for start, colour in COLOURS.items() if coder.startswith(start))
         line = next((line for end, line in LINES.items() if coder.endswith(end)), "-")
         style = dict(color=colour, marker=MARKERS.get(ipc, "D"), markersize=4, linewidth=1, linestyle=line)
         panel.errorbar(
