@@ -10,6 +10,7 @@ from jax import lax
 
 from infoutil_jax import models
 from infoutil_jax.errors import ConfigError
+from infoutil_jax.models import convolution, winograd
 from infoutil_jax.models.convolution import convolve
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -140,6 +141,13 @@ def assert_same_gradients(ours, stock):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
 
+@pytest.fixture(params=[0, 1e8])
+def winograd_threshold(request, monkeypatch):
+    """Gradients of 3x3 windows by `winograd` at every size, and at no size of these tests."""
+    monkeypatch.setattr(convolution, "_WORTH_COMPILING", request.param)
+
+
+@pytest.mark.usefixtures("winograd_threshold")
 @pytest.mark.parametrize("channels", [3, 8])
 @pytest.mark.parametrize(("kernel_size", "stride", "padding"), WINDOWS)
 def test_convolution_gradients_equal_the_stock_ones(kernel_size, stride, padding, channels):
@@ -153,6 +161,17 @@ def test_convolution_gradients_at_any_batch_size(batch):
     assert_same_gradients(gradients(convolve, *args, 1, PAD_1), gradients(STOCK, *args, 1, PAD_1))
 
 
+@pytest.mark.parametrize(("height", "width"), [(6, 6), (5, 8), (3, 7), (4, 1)])
+@pytest.mark.parametrize("padding", [PAD_1, ((0, 2), (2, 1))])
+def test_winograd_gradients_equal_the_stock_ones(height, width, padding):
+    images, kernel = draw(2, 8, 6, 3)
+    x = images[:, :height, :width]
+    out, stock = jax.vjp(lambda *args: STOCK(*args, (1, 1), padding, dimension_numbers=LAYOUT), x, kernel)
+    grad = np.random.default_rng(0).normal(size=out.shape).astype(np.float32)
+    assert_same_gradients(winograd.gradients(x, kernel, grad, padding), stock(grad))
+
+
+@pytest.mark.usefixtures("winograd_threshold")
 @pytest.mark.parametrize("channels", [3, 8])
 def test_per_example_gradients_under_vmap_map_and_pmap(channels):
     images, kernel = draw(4, 6, channels, 3)

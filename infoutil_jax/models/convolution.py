@@ -1,9 +1,9 @@
 """A 2-D convolution equal to `lax.conv_general_dilated`, whose gradients XLA also computes fast on a CPU.
 
 XLA's own weight gradient loses speed at large batches and at three input channels, and is some 20 times slower inside
-`lax.scan` or `lax.map`. Here both gradients are ordinary convolutions in the layout of a forward pass (behind a barrier
-that keeps XLA from folding the transposes back), the weight gradient over slices of the batch. Other devices get XLA's
-own gradients. Forward-mode differentiation (`jax.jvp`) is not defined.
+`lax.scan` or `lax.map`. Here those of 3x3 windows are matrix products (`winograd`), the others ordinary convolutions in
+the layout of a forward pass (behind a barrier that keeps XLA from folding the transposes back), the weight gradient over
+slices of the batch. Other devices get XLA's own gradients. Forward-mode differentiation (`jax.jvp`) is not defined.
 """
 
 from functools import partial
@@ -12,9 +12,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from infoutil_jax.models import winograd
+
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _SLICE = 16  # rows per weight-gradient convolution: the fastest on two cores
 _FEW_CHANNELS = 4
+_WORTH_COMPILING = 1e8  # multiplications, some 3 ms: below, `winograd` only costs its half second more of compilation
 
 
 def convolve(inputs, kernel, window_strides, padding, *, dimension_numbers=None, precision=None, **options):
@@ -65,8 +68,11 @@ def _stock_gradients(x, kernel, grad, *, strides, padding, precision):
 
 def _cpu_gradients(x, kernel, grad, *, strides, padding, precision):
     window = dict(strides=strides, padding=padding, precision=precision)
+    few, large = x.shape[-1] <= _FEW_CHANNELS, grad.size * kernel[..., 0].size > _WORTH_COMPILING
+    if large and not few and winograd.covers(kernel.shape, strides, padding, x.dtype):
+        return winograd.gradients(x, kernel, grad, padding, precision)
     grad_x = _input_gradient(x.shape, kernel, grad, **window)
-    if x.shape[-1] <= _FEW_CHANNELS and strides == (1, 1):
+    if few and strides == (1, 1):
         return grad_x, _matmul_kernel_gradient(x, kernel.shape, grad, padding=padding, precision=precision)
     return grad_x, _sum_over_slices(partial(_kernel_gradient, kernel_shape=kernel.shape, **window), x, grad)
 
