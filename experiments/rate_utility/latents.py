@@ -73,13 +73,13 @@ def _make(bench, point, settings, training, soft_labels: bytes) -> tuple[bytes, 
 
 def _utility(bench, latents) -> objectives.Utility:
     """What the codec is trained for, in units of mean squared error: its gradient is as long."""
-    name, images_u8 = latents.utility, bench.distilled.images_u8
-    mse = objectives.utility("mse", images_u8=images_u8)
+    name, *beside = latents.utility.split(" + ")
+    mse = objectives.utility("mse", images_u8=bench.distilled.images_u8)
     if name == "mse":
         return mse
     own = objectives.utility(name, **_arguments(bench, latents))
     in_its_units = _gradient(bench, mse) / _gradient(bench, own), own
-    return objectives.weighted_sum(in_its_units, *[(1.0, mse)] * (name in BESIDE_MSE))
+    return objectives.weighted_sum(in_its_units, *[(1.0, mse)] * (bool(beside) or name in BESIDE_MSE))
 
 
 def _arguments(bench, latents) -> dict:

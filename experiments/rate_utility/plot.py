@@ -28,7 +28,7 @@ PUBLISHED = {
 COLOURS = {
     "png": "#999999", "jpeg": "#e3bd57", "webp": "#4c72b0", "avif": "#55a868", "codec, mse": "#e9b1b3",
     "codec, teacher_kl": "#c44e52", "codec, teacher_features": "#8c2d31", "codec, distribution_matching": "#8172b2",
-    "codec, gradient_matching": "#937860",
+    "codec, gradient_matching + mse": "#da8bc3", "codec, gradient_matching": "#937860",
 }  # fmt: skip
 LINES = {"files": "--", "one sheet": ":"}  # by what a coder's name ends with
 MARKERS = {1: "o", 10: "s", 50: "^"}  # by IPC

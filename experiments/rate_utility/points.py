@@ -15,9 +15,11 @@ LABELS = {
 }  # fmt: skip
 COMMON_LABELS = "step 1"  # of all points whose images differ
 UTILITIES = ("mse", "teacher_kl", "teacher_features", "distribution_matching", "gradient_matching")
+UTILITIES += ("gradient_matching + mse",)  # alone it is blind to colour and contrast, under instance norm
 RATES = (280, 700, 2050)  # bits an image, the last is DD-RUO's smallest CIFAR-10 point at IPC 50
 PIXELS = 32**2  # of an image at these rates; larger ones get as many bits a pixel
-WIDTHS = {"distribution_matching": (32, 128), "gradient_matching": (32,)}  # of random ConvNets; 128 wants a GPU
+# Of random ConvNets; 128 wants a GPU.
+WIDTHS = {"distribution_matching": (32, 128), "gradient_matching": (32,), "gradient_matching + mse": (32,)}
 SMALL = 10  # below this IPC images get four times the bits: networks weigh as much as at any other
 SCOPE = "dataset"  # who shares networks: those of a class weigh more than its latents up to IPC 10
 
