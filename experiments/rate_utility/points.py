@@ -15,7 +15,7 @@ LABELS = {
 }  # fmt: skip
 COMMON_LABELS = "step 1"  # of all points whose images differ
 UTILITIES = ("mse", "teacher_kl", "teacher_features", "distribution_matching", "gradient_matching")
-UTILITIES += ("gradient_matching + mse",)  # alone it is blind to colour and contrast, under instance norm
+UTILITIES += ("gradient_matching + mse",)  # alone it is blind to brightness and contrast, under instance norm
 RATES = (280, 700, 2050)  # bits an image, the last is DD-RUO's smallest CIFAR-10 point at IPC 50
 PIXELS = 32**2  # of an image at these rates; larger ones get as many bits a pixel
 # Of random ConvNets; 128 wants a GPU.
