@@ -39,7 +39,7 @@ def _input_gradient(x_shape, kernel, grad, padding, precision):
 
 
 def _window_tiles(x, padding):
-    """(16, tiles, C): the overlapping 4x4 windows of the padded (B, H, W, C), column transform first."""
+    """(16, tiles, C), 4 columns by 4 rows: the overlapping 4x4 windows of the padded (B, H, W, C), transformed."""
     odd = [(size + low + high) % 2 for size, (low, high) in zip(x.shape[1:3], padding)]
     x = jnp.pad(x, ((0, 0), *((low, high + more) for (low, high), more in zip(padding, odd)), (0, 0)))
     h, w = (size - 3 for size in x.shape[1:3])
@@ -48,7 +48,7 @@ def _window_tiles(x, padding):
 
 
 def _output_tiles(grad):
-    """(16, tiles, D): the 2x2 tiles of (B, H', W', D), as the transposed output transform sees them."""
+    """(16, tiles, D), in the same order: the 2x2 tiles of (B, H', W', D) by the transposed output transform."""
     grad = jnp.pad(grad, ((0, 0), *((0, size % 2) for size in grad.shape[1:3]), (0, 0)))
     rows = _mix(zip(*_OUTPUT), [grad[:, i::2] for i in range(2)])
     return _mix(zip(*_OUTPUT), [rows[:, :, :, j::2] for j in range(2)]).reshape(16, -1, grad.shape[-1])
