@@ -2,8 +2,8 @@
 
 XLA's own weight gradient loses speed at large batches and at three input channels, and is some 20 times slower inside
 `lax.scan` or `lax.map`. Here those of 3x3 windows are matrix products (`winograd`), the others ordinary convolutions in
-the layout of a forward pass (behind a barrier that keeps XLA from folding the transposes back), the weight gradient over
-slices of the batch. Other devices get XLA's own gradients. Forward-mode differentiation (`jax.jvp`) is not defined.
+the layout of a forward pass (behind a barrier that keeps XLA from folding the transposes back), the weight gradient
+over slices of the batch. Other devices get XLA's own gradients. Forward-mode differentiation (`jax.jvp`) is undefined.
 """
 
 from functools import partial
