@@ -143,8 +143,9 @@ def assert_same_gradients(ours, stock):
 
 @pytest.fixture(params=[0, 1e8])
 def winograd_threshold(request, monkeypatch):
-    """Gradients of 3x3 windows by `winograd` at every size, and at no size of these tests."""
+    """3x3 windows by `winograd` at every size, and at no size of these tests."""
     monkeypatch.setattr(convolution, "_WORTH_COMPILING", request.param)
+    monkeypatch.setattr(convolution, "_n_cores", lambda: 1)
 
 
 @pytest.mark.usefixtures("winograd_threshold")
@@ -161,14 +162,42 @@ def test_convolution_gradients_at_any_batch_size(batch):
     assert_same_gradients(gradients(convolve, *args, 1, PAD_1), gradients(STOCK, *args, 1, PAD_1))
 
 
-@pytest.mark.parametrize(("height", "width"), [(6, 6), (5, 8), (3, 7), (4, 1)])
+SLICES = {"one image": 1, "some": 2**14, "all": 2**24}
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "of"), [(6, 6, "all"), (5, 8, "some"), (3, 7, "all"), (4, 1, "one image"), (8, 9, "some")]
+)
 @pytest.mark.parametrize("padding", [PAD_1, ((0, 2), (2, 1))])
-def test_winograd_gradients_equal_the_stock_ones(height, width, padding):
-    images, kernel = draw(2, 8, 6, 3)
+def test_winograd_equals_the_stock_convolution(height, width, of, padding, monkeypatch):
+    monkeypatch.setattr(winograd, "_SLICE_BYTES", SLICES[of])
+    images, kernel = draw(7, 9, 6, 3)
     x = images[:, :height, :width]
     out, stock = jax.vjp(lambda *args: STOCK(*args, (1, 1), padding, dimension_numbers=LAYOUT), x, kernel)
     grad = np.random.default_rng(0).normal(size=out.shape).astype(np.float32)
-    assert_same_gradients(winograd.gradients(x, kernel, grad, padding), stock(grad))
+    ours = jax.jit(lambda *args: (winograd.convolve(*args[:2], padding), *winograd.gradients(*args, padding)))
+    assert_same_gradients(ours(x, kernel, grad), (out, *stock(grad)))
+
+
+@pytest.mark.parametrize(("cores", "least", "by_winograd"), [(2, 0, True), (3, 0, False), (2, 1e8, False)])
+def test_the_forward_pass_is_by_winograd_on_few_cores_where_it_is_large(cores, least, by_winograd, monkeypatch):
+    monkeypatch.setattr(convolution, "_n_cores", lambda: cores)
+    monkeypatch.setattr(convolution, "_WORTH_COMPILING", least)
+    program = jax.jit(lambda *args: convolve(*args, (1, 1), PAD_1, dimension_numbers=LAYOUT)).lower(*draw(2, 8, 8, 3))
+    assert ("stablehlo.convolution" in program.as_text()) != by_winograd
+
+
+def test_a_large_winograd_convolution_in_float32_against_float64():
+    generator = np.random.default_rng(0)
+    x, kernel, grad = (generator.normal(size=size) for size in [(4, 16, 16, 128), (3, 3, 128, 128), (4, 16, 16, 128)])
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    windows = [padded[:, i : i + 16, j : j + 16].reshape(-1, 128) for i in range(3) for j in range(3)]
+    y = sum(rows @ weights for rows, weights in zip(windows, kernel.reshape(9, 128, 128)))
+    grad_kernel = np.stack([rows.T @ grad.reshape(-1, 128) for rows in windows])
+    x, kernel, grad = (array.astype(np.float32) for array in (x, kernel, grad))
+    ours = winograd.convolve(x, kernel, PAD_1), winograd.gradients(x, kernel, grad, PAD_1)[1]
+    for one, other in zip(ours, (y, grad_kernel), strict=True):
+        np.testing.assert_allclose(np.ravel(one), np.ravel(other), rtol=0, atol=5e-6 * np.abs(other).max())
 
 
 @pytest.mark.usefixtures("winograd_threshold")

@@ -3,9 +3,11 @@
 XLA's own weight gradient loses speed at large batches and at three input channels, and is some 20 times slower inside
 `lax.scan` or `lax.map`. Here those of 3x3 windows are matrix products (`winograd`), the others ordinary convolutions in
 the layout of a forward pass (behind a barrier that keeps XLA from folding the transposes back), the weight gradient
-over slices of the batch. Other devices get XLA's own gradients. Forward-mode differentiation (`jax.jvp`) is undefined.
+over slices of the batch. On one or two cores the matrix products are faster for the forward pass too. Other devices get
+XLA's own convolution and gradients. Forward-mode differentiation (`jax.jvp`) is undefined.
 """
 
+import os
 from functools import partial
 
 import jax
@@ -17,7 +19,8 @@ from infoutil_jax.models import winograd
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _SLICE = 16  # rows per weight-gradient convolution: the fastest on two cores
 _FEW_CHANNELS = 4
-_WORTH_COMPILING = 1e8  # multiplications, some 3 ms: below, `winograd` only costs its half second more of compilation
+_WORTH_COMPILING = 2e8  # multiplications, some 6 ms: below, `winograd` only costs its half second more of compilation
+_FEW_CORES = 2  # XLA runs a batch of matrix products on one core, its convolution on all
 
 
 def convolve(inputs, kernel, window_strides, padding, *, dimension_numbers=None, precision=None, **options):
@@ -45,6 +48,25 @@ def _is_plain(inputs, kernel, padding, dimension_numbers, options):
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _convolve(x, kernel, strides, padding, precision):
+    stock = partial(_stock, strides=strides, padding=padding, precision=precision)
+    if _n_cores() > _FEW_CORES or not _by_winograd(x, kernel, strides, padding):
+        return stock(x, kernel)
+    fast = partial(winograd.convolve, padding=padding, precision=precision)
+    return lax.platform_dependent(x, kernel, cpu=fast, default=stock)
+
+
+def _n_cores() -> int:
+    """That this process may use; XLA has as many threads."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _by_winograd(x, kernel, strides, padding) -> bool:
+    """Whether a CPU is faster with matrix products."""
+    large = x.size * kernel[:, :, 0].size > _WORTH_COMPILING
+    return large and x.shape[-1] > _FEW_CHANNELS and winograd.covers(kernel.shape, strides, padding, x.dtype)
+
+
+def _stock(x, kernel, *, strides, padding, precision):
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_LAYOUT, precision=precision)
 
 
@@ -62,17 +84,15 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _stock_gradients(x, kernel, grad, *, strides, padding, precision):
-    options = dict(dimension_numbers=_LAYOUT, precision=precision)
-    return jax.vjp(lambda *args: lax.conv_general_dilated(*args, strides, padding, **options), x, kernel)[1](grad)
+    return jax.vjp(partial(_stock, strides=strides, padding=padding, precision=precision), x, kernel)[1](grad)
 
 
 def _cpu_gradients(x, kernel, grad, *, strides, padding, precision):
     window = dict(strides=strides, padding=padding, precision=precision)
-    few, large = x.shape[-1] <= _FEW_CHANNELS, grad.size * kernel[..., 0].size > _WORTH_COMPILING
-    if large and not few and winograd.covers(kernel.shape, strides, padding, x.dtype):
+    if _by_winograd(x, kernel, strides, padding):
         return winograd.gradients(x, kernel, grad, padding, precision)
     grad_x = _input_gradient(x.shape, kernel, grad, **window)
-    if few and strides == (1, 1):
+    if x.shape[-1] <= _FEW_CHANNELS and strides == (1, 1):
         return grad_x, _matmul_kernel_gradient(x, kernel.shape, grad, padding=padding, precision=precision)
     return grad_x, _sum_over_slices(partial(_kernel_gradient, kernel_shape=kernel.shape, **window), x, grad)
 
