@@ -91,20 +91,21 @@ def _run_missing(here: Path, listed, cells, wanted, note, flags) -> None:
     if flags.smoke:  # of cells that are the same on the digits, the first
         listed = cells = wanted = list({_key(settings[cell.name]): cell for cell in reversed(wanted)}.values())[::-1]
     path = out / "results.json"
-    records = json.loads(path.read_text()) if path.exists() else {}
+    records = _read(path)
     compilation.keep_programs()
     failed = 0
     for cell in wanted:
         if not flags.list and not _holds(records.get(cell.name), settings[cell.name], seeds=True):
             print(f"\n{here.name}: {cell.name}", flush=True)
             try:
-                records[cell.name] = _run(here.name, cell, settings[cell.name], flags)
+                record = _run(here.name, cell, settings[cell.name], flags)
             except (Preempted, EnvironmentFault):  # no other cell would fare better
                 raise
             except InfoUtilError as error:  # of this cell alone: the others go on
                 print(f"error: {cell.name}: {error}", file=sys.stderr, flush=True)
                 failed = error.exit_code
                 continue
+            records = _read(path) | {cell.name: record}  # another command may have run other cells meanwhile
             store.write_plain_json(path, records)
     known = {name: record for name, record in records.items() if name in settings and _holds(record, settings[name])}
     shown = [cell for cell in cells if cell.name in known or cell in listed]
@@ -112,6 +113,10 @@ def _run_missing(here: Path, listed, cells, wanted, note, flags) -> None:
     print(out / "results.md", flush=True)
     if failed:
         sys.exit(failed)
+
+
+def _read(path: Path) -> dict[str, dict]:
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def settings_of(cell: Cell, flags) -> pipeline.Config:

@@ -179,6 +179,18 @@ def test_what_was_done_before_an_error_is_kept(counted, tmp_path):
     assert set(json.loads((tmp_path / "results.json").read_text())) == {"one"}
 
 
+def test_what_another_command_records_meanwhile_is_kept(counted, tmp_path, monkeypatch):
+    path, fake = tmp_path / "results.json", pipeline.run
+
+    def beside_another(settings, **where):
+        fake(settings, **where)
+        path.write_text(json.dumps({"made elsewhere": {}}))
+
+    monkeypatch.setattr(pipeline, "run", beside_another)
+    run(tmp_path, [CELL], f"--runs={tmp_path / 'runs'}")
+    assert set(json.loads(path.read_text())) == {"one", "made elsewhere"}
+
+
 def test_the_table_shows_published_figures_beside_ours_and_invents_none(counted, tmp_path):
     _, before = run(tmp_path, [CELL, OTHER], "--list")
     assert not counted and before.startswith("Note.\n") and "No cell was run yet." in before

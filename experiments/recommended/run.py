@@ -75,10 +75,16 @@ STUDENTS = """
 50 | whole images, lowest loss; labels of epoch 5; 400 epochs
 50 | whole images, lowest loss; labels of epoch 10; 400 epochs
 50 | whole images, lowest loss; converged labels; 400 epochs
+50 | whole images, lowest loss; a teacher of 3 epochs; 400 epochs
+50 | whole images, lowest loss; a teacher of 5 epochs; 400 epochs
 """  # by the modern recipe: IPC | crops and rule, F x F of them in an image; what else differs
 ELSE = {
     "converged labels": {"label.teacher": "converged"},
     **{f"labels of epoch {n}": {"teacher.early_epoch": n, "label.teacher": "early"} for n in (1, 5, 10)},
+    **{
+        f"a teacher of {n} epochs": {"teacher.epochs": n, "teacher.early_epoch": n, "label.teacher": "converged"}
+        for n in (3, 5)
+    },
     "4000 epochs": {"evaluate.epochs": 4000},
     "400 epochs": {"evaluate.epochs": 400},
 }
