@@ -61,6 +61,7 @@ STUDENTS = """
 1 | controls; 4000 epochs
 1 | 2 x 2 controls; 4000 epochs
 1 | 2 x 2 whole images, lowest loss; 4000 epochs; a teacher of 3 epochs
+1 | 2 x 2 whole images, lowest loss; 4000 epochs; a teacher of 5 epochs
 10 | whole images, k-means
 10 | whole images, lowest loss
 10 | 2 x 2 whole images, k-means
@@ -126,7 +127,8 @@ def cells():
         shared = {"recipe": "modern", "evaluate.test_every": 4000}
         yield search(ipc, "modern, controls", shared, ("infoutil", *CONTROLS))
     yield from map(modern, STUDENTS.split("\n")[1:-1])
-    yield chosen(10, "first chosen", {"teacher.epochs": 20})  # before teachers of a few epochs were searched
+    for ipc, epoch in ((1, 1), (10, 5)):  # before teachers of a few epochs were searched
+        yield chosen(ipc, "first chosen", {"teacher.epochs": 20, "teacher.early_epoch": epoch})
     yield from map(chosen, PUBLISHED)
 
 
