@@ -15,7 +15,7 @@ _SCALES = [[np.prod(point - others)] for point, others in zip(_POINTS, _OTHERS)]
 _INPUT = np.array([*(np.append(np.poly(others)[::-1], 0) for others in _OTHERS), np.poly(_POINTS)[::-1]])  # B^T (6, 6)
 _OUTPUT = np.c_[np.vander(_POINTS, 4, increasing=True).T, np.eye(4)[3]]  # A^T (4, 6)
 _KERNEL = np.r_[np.vander(_POINTS, 3, increasing=True) / _SCALES, np.eye(3)[2:]]  # G (6, 3)
-_KERNEL_2D = np.einsum("bj,ai->baij", _KERNEL, _KERNEL).reshape(36, 9)  # to 6 columns by 6 rows, as of all tiles here
+_KERNEL_2D = np.einsum("bj,ai->baij", _KERNEL, _KERNEL).reshape(36, 9)  # rows: 6 columns by 6 rows of a tile
 _SLICE_BYTES = 2**24  # of the transformed tiles of a slice of the batch: they should stay in the cache
 
 
@@ -26,7 +26,7 @@ def covers(kernel_shape, strides, padding, dtype) -> bool:
 
 
 def convolve(x, kernel, padding, precision=None):
-    """x (B, H, W, C) and kernel (3, 3, C, D), whose windows do not turn, give (B, H', W', D)."""
+    """x (B, H, W, C) and kernel (3, 3, C, D), which is not turned, give (B, H', W', D)."""
     height, width = (size + low + high - 2 for size, (low, high) in zip(x.shape[1:3], padding))
     kernel_tiles = jnp.tensordot(_KERNEL_2D.astype(x.dtype), kernel.reshape(9, *kernel.shape[2:]), 1)
 
