@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,8 @@ from jax import lax
 
 from infoutil_jax import models
 from infoutil_jax.errors import ConfigError
-from infoutil_jax.models import convolution, winograd
+from infoutil_jax.models import convnet, convolution, winograd
+from infoutil_jax.models.batch_norm import BatchNorm
 from infoutil_jax.models.convolution import convolve
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -146,6 +148,35 @@ def winograd_threshold(request, monkeypatch):
     """3x3 windows by `winograd` at every size, and at no size of these tests."""
     monkeypatch.setattr(convolution, "_WORTH_COMPILING", request.param)
     monkeypatch.setattr(convolution, "_n_cores", lambda: 1)
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_equals_that_of_flax(train):
+    generator = np.random.default_rng(0)
+    x, grad = generator.normal(1, 3, size=(2, 6, 4, 4, 5)).astype(np.float32)
+    params, stats = (
+        {name: generator.uniform(0.5, 2, 5) for name in names} for names in (("scale", "bias"), ("mean", "var"))
+    )
+
+    def outputs(norm):
+        def apply(params, x):
+            return norm.apply({"params": params, "batch_stats": stats}, x, mutable=["batch_stats"])
+
+        y, gradient, updated = jax.vjp(apply, params, x, has_aux=True)
+        return jax.tree.leaves((y, gradient(grad), updated))
+
+    ours, flax = BatchNorm(not train, 0.8, "float32"), nn.BatchNorm(not train, momentum=0.8, epsilon=1e-5)
+    assert_same_gradients(outputs(ours), outputs(flax))
+    shapes = [jax.tree.map(jnp.shape, norm.init(jax.random.key(0), x)) for norm in (ours, flax)]
+    assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (5, 4), (3, 7)])
+def test_halving_equals_the_average_pool(height, width):
+    x = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
+    stock = lambda x: nn.pooling.pool(x, 0.0, lax.add, (2, 2), (2, 2), "VALID") / 4
+    (ours, gradient), (expected, stock_gradient) = jax.vjp(convnet._halve, x), jax.vjp(stock, x)
+    assert_same_gradients([ours, *gradient(jnp.sin(ours))], [expected, *stock_gradient(jnp.sin(expected))])
 
 
 @pytest.mark.usefixtures("winograd_threshold")

@@ -5,10 +5,11 @@ import re
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jax import lax
 
 from infoutil_jax.errors import ConfigError
+from infoutil_jax.models.batch_norm import BatchNorm
 from infoutil_jax.models.convolution import convolve
 from infoutil_jax.models.initializers import uniform_fan_in
 from infoutil_jax.models.layout import Layout
@@ -56,17 +57,31 @@ class ConvNet(nn.Module):
         )(x)
 
     def _normalise(self, x, block, *, train):
-        name, x = f"norm{block + 1}", x.astype(jnp.float32)
+        name = f"norm{block + 1}"
         if self.norm == "batch":
-            return nn.BatchNorm(not train, momentum=self.bn_momentum, epsilon=1e-5, dtype=self.dtype, name=name)(x)
+            return BatchNorm(not train, self.bn_momentum, self.dtype, name=name)(x)
         if self.norm != "instance":
             raise ConfigError(f"ConvNet norm={self.norm!r} is unknown; known: batch, instance")
-        return nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5, dtype=self.dtype, name=name)(x)
+        norm = nn.GroupNorm(num_groups=None, group_size=1, epsilon=1e-5, dtype=self.dtype, name=name)
+        return norm(x.astype(jnp.float32))
 
 
 def _halve(x):
-    """2x2 average pool, an odd last row or column dropped (`nn.avg_pool` breaks strict dtype promotion)."""
-    return nn.pooling.pool(x, 0.0, lax.add, (2, 2), (2, 2), "VALID") / 4
+    """2x2 average pool, an odd last row or column dropped."""
+    height, width = (size // 2 * 2 for size in x.shape[1:3])
+    return _mean_of_4(x[:, :height, :width])
+
+
+@jax.custom_vjp
+def _mean_of_4(x):
+    return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+
+
+def _spread(_, grad):
+    return (jnp.repeat(jnp.repeat(grad / 4, 2, axis=1), 2, axis=2),)
+
+
+_mean_of_4.defvjp(lambda x: (_mean_of_4(x), None), _spread)
 
 
 MODELS = {f"convnet{depth}": partial(ConvNet, depth=depth) for depth in (3, 4, 5, 6)}

@@ -19,7 +19,7 @@ from infoutil_jax.models import winograd
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _SLICE = 16  # rows per weight-gradient convolution: the fastest on two cores
 _FEW_CHANNELS = 4
-_WORTH_COMPILING = 5e8  # multiplications, some 15 ms: below, `winograd` only costs its half second more of compilation
+_WORTH_COMPILING = 2e8  # multiplications, some 6 ms: below, `winograd` only costs its second more of compilation
 _FEW_CORES = 2  # XLA runs a batch of matrix products on one core, its convolution on all
 
 

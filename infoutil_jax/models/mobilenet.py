@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from infoutil_jax.models.batch_norm import BatchNorm
 from infoutil_jax.models.convolution import convolve
 from infoutil_jax.models.initializers import normal, normal_fan_out
 from infoutil_jax.models.layout import Layout, rename_modules
@@ -75,7 +76,7 @@ def _shifts(x, kernel, strides, pads):
 
 
 class ConvNorm(nn.Module):
-    """Bias-free convolution with PyTorch's explicit padding, BatchNorm computed in float32, activation."""
+    """Bias-free convolution with PyTorch's explicit padding, BatchNorm, activation."""
 
     width: int
     bn_momentum: float
@@ -99,8 +100,7 @@ class ConvNorm(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        norm = nn.BatchNorm(not train, momentum=self.bn_momentum, epsilon=1e-5, dtype=self.dtype, name="norm")
-        return self.activation(norm(x.astype(jnp.float32)))
+        return self.activation(BatchNorm(not train, self.bn_momentum, self.dtype, name="norm")(x))
 
 
 class SqueezeExcite(nn.Module):

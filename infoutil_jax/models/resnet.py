@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from infoutil_jax.errors import ConfigError
+from infoutil_jax.models.batch_norm import BatchNorm
 from infoutil_jax.models.convolution import convolve
 from infoutil_jax.models.initializers import normal_fan_out, uniform_fan_in
 from infoutil_jax.models.layout import Layout, rename_modules
@@ -29,12 +30,6 @@ def _conv(width, size, *, stride=1, dtype, name):
     )
 
 
-def _norm(use_statistics, momentum, dtype, x, *, name):
-    """BatchNorm, computed in float32."""
-    norm = nn.BatchNorm(use_statistics, momentum=momentum, epsilon=1e-5, dtype=dtype, name=name)
-    return norm(x.astype(jnp.float32))
-
-
 class Block(nn.Module):
     """Residual block: two 3x3 convolutions, or 1x1, 3x3, 1x1 with a four times wider output where `bottleneck`."""
 
@@ -46,16 +41,16 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool):
-        norm = partial(_norm, not train, self.bn_momentum, self.dtype)
+        norm = partial(BatchNorm, not train, self.bn_momentum, self.dtype)
         conv = partial(_conv, dtype=self.dtype)
         layers = _bottleneck_layers if self.bottleneck else _basic_layers
         residual, y = x, x
         for i, (width, size, stride) in enumerate(layers(self.width, self.stride), start=1):
             y = y if i == 1 else nn.relu(y)
-            y = norm(conv(width, size, stride=stride, name=f"conv{i}")(y), name=f"norm{i}")
+            y = norm(name=f"norm{i}")(conv(width, size, stride=stride, name=f"conv{i}")(y))
         if residual.shape != y.shape:
             shortcut = conv(y.shape[-1], 1, stride=self.stride, name="conv_shortcut")
-            residual = norm(shortcut(x), name="norm_shortcut")
+            residual = norm(name="norm_shortcut")(shortcut(x))
         return nn.relu(y + residual)
 
 
@@ -103,7 +98,7 @@ class ResNet(nn.Module):
             raise ConfigError(f"ResNet stem={self.stem!r} is unknown; known stems: {', '.join(STEMS)}")
         large = self.stem == "imagenet"
         x = _conv(self.width, 7 if large else 3, stride=2 if large else 1, dtype=self.dtype, name="conv_stem")(x)
-        x = nn.relu(_norm(not train, self.bn_momentum, self.dtype, x, name="norm_stem"))
+        x = nn.relu(BatchNorm(not train, self.bn_momentum, self.dtype, name="norm_stem")(x))
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1))) if large else x
 
 
