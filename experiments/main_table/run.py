@@ -1,4 +1,4 @@
-"""InfoUtil's Table 1: seven data sets, IPC 1, 10 and 50, three networks; and two smaller ones. Flags: experiments/cells.py."""
+"""InfoUtil's Table 1: seven data sets, IPC 1, 10 and 50, three networks; and two sets of ours. Flags: cells.py."""
 
 import sys
 from pathlib import Path
@@ -8,8 +8,8 @@ sys.path.insert(0, str(HERE.parents[1]))
 from experiments.cells import Cell, main  # noqa: E402
 
 NOTE = """InfoUtil's Table 1 (arXiv 2601.21296), top-1 in %. ResNet-101 learns from ResNet-18's set. Published figures
-have the early teacher's labels at IPC 1 and 10 for InfoUtil alone, here every method has the same labels. Fashion-MNIST and
-ImageNette at 160 px, where the paper has 224, are ours alone."""
+have the early teacher's labels at IPC 1 and 10 for InfoUtil alone, here every method has the same labels.
+Fashion-MNIST and ImageNette at 160 px, where the paper has 224, are ours alone."""
 SMALL = {"data.name": "imagenette/160px-v2", "data.image_size": 160, "data.crop_share": 1.0}
 METHODS = ("infoutil", "rded", "random_images", "random_crops")
 NETWORKS = {
