@@ -21,8 +21,8 @@ STYLES = {  # method -> name, colour
     "infoutil": ("InfoUtil", "#c44e52"),
     "rded": ("RDED", "#4c72b0"),
     "random_crops": ("random crops", "#e3bd57"),
-    "random_images": ("random images", "#8c8c8c"),
-    "random_mosaics": ("random images", "#8c8c8c"),  # where ours puts four images into one
+    "random_images": ("random images (ours, IPC 1: mosaics)", "#8c8c8c"),
+    "random_mosaics": ("random images (ours, IPC 1: mosaics)", "#8c8c8c"),
     "easy_images": ("whole images, lowest loss", "#55a868"),
 }
 PUBLISHED = {1: (28.5, 23.5), 10: (54.1, 50.2), 50: (69.8, 68.4)}  # InfoUtil's Table 1: InfoUtil, RDED

@@ -62,6 +62,7 @@ STUDENTS = """
 1 | 2 x 2 controls; 4000 epochs
 1 | 2 x 2 whole images, lowest loss; 4000 epochs; a teacher of 3 epochs
 1 | 2 x 2 whole images, lowest loss; 4000 epochs; a teacher of 5 epochs
+1 | whole images, lowest loss; 4000 epochs; a teacher of 3 epochs
 10 | whole images, k-means
 10 | whole images, lowest loss
 10 | 2 x 2 whole images, k-means
