@@ -8,10 +8,10 @@ epochs only. InfoUtil's two steps and the controls have the same labels and stud
 
 from configs import cifar10
 
-SEARCHED = {  # IPC -> F (F x F images share one), epochs of the teacher, epochs of the students
-    1: (2, 3, 4000),
-    10: (1, 5, 1000),
-    50: (1, 5, 400),
+SEARCHED = {  # IPC -> epochs of the teacher, epochs of the students
+    1: (3, 4000),
+    10: (5, 1000),
+    50: (5, 400),
 }
 
 
@@ -19,11 +19,10 @@ def get_config(ipc=10):
     c = cifar10.get_config(ipc)
     if c.ipc not in SEARCHED:
         raise ValueError(f"ipc={c.ipc} was not searched; choose one of {', '.join(map(str, SEARCHED))}")
-    factor, c.teacher.epochs, epochs = SEARCHED[c.ipc]
+    c.teacher.epochs, epochs = SEARCHED[c.ipc]
     c.name = f"cifar10_recommended_ipc{c.ipc}"
     c.recipe = "modern"
-    c.methods = ("easy_images", "infoutil", "random_images" if factor == 1 else "random_mosaics", "rded")
-    c.compose.factor = factor
+    c.methods = ("easy_images", "infoutil", "random_images", "rded")
     c.teacher.early_epoch = c.teacher.epochs  # one network chooses and labels
     c.label.teacher = "early"
     c.evaluate.epochs = epochs
