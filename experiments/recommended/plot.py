@@ -21,8 +21,7 @@ STYLES = {  # method -> name, colour
     "infoutil": ("InfoUtil", "#c44e52"),
     "rded": ("RDED", "#4c72b0"),
     "random_crops": ("random crops", "#e3bd57"),
-    "random_images": ("random images (ours, IPC 1: mosaics)", "#8c8c8c"),
-    "random_mosaics": ("random images (ours, IPC 1: mosaics)", "#8c8c8c"),
+    "random_images": ("random images", "#8c8c8c"),
     "easy_images": ("whole images, lowest loss", "#55a868"),
 }
 PUBLISHED = {1: (28.5, 23.5), 10: (54.1, 50.2), 50: (69.8, 68.4)}  # InfoUtil's Table 1: InfoUtil, RDED
@@ -32,9 +31,8 @@ GAP = 0.13  # between methods of a column
 def measured(experiment: str, cell: str) -> dict:
     """Method -> percent of every seed, of the methods shown; none where the cell was not run."""
     methods = json.loads((ROOT / "experiments" / experiment / "results.json").read_text()).get(cell, {"methods": {}})
-    found = {name: [100 * top1 for top1 in run["online"]["top1"]["seeds"]] for name, run in methods["methods"].items()}
-    mosaics = "random_mosaics" in found and "random_images" in found
-    return {name: tops for name, tops in found.items() if name in STYLES and not (mosaics and name == "random_mosaics")}
+    students = {name: run["online"]["top1"]["seeds"] for name, run in methods["methods"].items() if name in STYLES}
+    return {name: [100 * top1 for top1 in seeds] for name, seeds in students.items()}
 
 
 def panel(axes, ipc: int) -> None:
