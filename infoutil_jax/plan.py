@@ -140,8 +140,9 @@ class Students(NamedTuple):
 
 def students(config: Config, source: Source) -> Students:
     settings = config.evaluate
-    batch = settings.batch_size or evaluate.default_batch_size(config.ipc, source.n_classes)
-    steps = settings.epochs * math.ceil(config.ipc * source.n_classes / batch)
+    images = config.ipc * source.n_classes
+    batch = min(settings.batch_size or evaluate.default_batch_size(config.ipc, source.n_classes), images)
+    steps = settings.epochs * math.ceil(images / batch)
     hard = settings.hard_seeds if settings.labels != "hard" else 0
     return Students(len(config.methods) * (settings.seeds + hard), steps, batch)
 

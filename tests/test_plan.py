@@ -74,6 +74,11 @@ def test_students_with_hard_labels_only_are_counted_once():
     assert "students        8 x" in plan._student_line(settings, plan.Source(10, 1437, 360, ""), 1e6, 1e6)
 
 
+def test_a_batch_is_no_larger_than_the_set():
+    settings = resolved(digits_ipc1, evaluate={"batch_size": 25, "epochs": 300})
+    assert plan.students(settings, plan.Source(10, 1437, 360, ""))[1:] == (300, 10)
+
+
 def test_output_and_memory_by_hand():
     settings = resolved(imagenet_ipc10)
     png, labels = plan.output_bytes(settings, 1000)
