@@ -1,5 +1,5 @@
 """Our own recipe: which crops, which rule, which labels and which student do best on a validation split of CIFAR-10's
-training images; then, once, on the test set. Flags: experiments/cells.py."""
+training images; then what was chosen on the test set. Flags: experiments/cells.py."""
 
 import sys
 from pathlib import Path
