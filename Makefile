@@ -8,7 +8,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/python main.py --workdir=runs/demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 test-parity: $(VENV)/.parity
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests_parity

@@ -61,8 +61,10 @@ def test_a_folder_that_cannot_be_made_is_a_note(undecided, tmp_path, monkeypatch
 
 
 def test_the_next_process_finds_the_programs(tmp_path):
+    inherited = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+
     def start(**variables):
-        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "user"), "XLA_FLAGS": "", **variables}
+        environment = {**inherited, "XDG_CACHE_HOME": str(tmp_path / "user"), "XLA_FLAGS": "", **variables}
         done = subprocess.run(
             [sys.executable, "-c", SCRIPT], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
         )

@@ -67,11 +67,8 @@ def start(tmp_path):
     """start(workdir, crash_at="") -> (exit code of the run, what it printed)."""
     (tmp_path / "tiny.py").write_text(CONFIG)
     log = tmp_path / "log"
-    environ = os.environ | {
-        "PATH": "", "PYTHONPATH": str(ROOT), "XLA_FLAGS": "",  # without git no commit, which may change meanwhile
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }  # fmt: skip
+    # without git no commit, which may change meanwhile
+    environ = os.environ | {"PATH": "", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
     command = [sys.executable, "-c", STARTER, str(ROOT / "main.py"), str(tmp_path / "tiny.py"), str(log)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
     with subprocess.Popen(command, cwd=tmp_path, env=environ, **pipes) as starter:

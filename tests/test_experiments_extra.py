@@ -230,10 +230,9 @@ def test_without_augmentation_a_view_is_the_image(scores):
 
 
 def start(folder, *arguments, fails=0):
-    """Runs an experiment on one device, its programs in the tests' cache; with `fails`, its exit code, -> stderr."""
+    """Runs an experiment on one device; with `fails`, its exit code, -> stderr."""
     command = [sys.executable, str(EXPERIMENTS / folder / "run.py"), "--smoke", *arguments]
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
-    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    environment = {**os.environ, "XLA_FLAGS": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == fails, done.stderr[-2000:]
     return done.stderr if fails else done.stdout

@@ -181,10 +181,7 @@ RUN = (
 
 def test_sigterm_while_the_teacher_trains_is_75_and_the_same_command_goes_on(tmp_path, monkeypatch, capsys):
     command = [sys.executable, str(ROOT / "main.py"), *RUN, f"--workdir={tmp_path / 'run'}"]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not list(tmp_path.glob("run/artifacts/teacher/*/*/1*")):
             time.sleep(0.02)  # until something of the training is on disk
         process.send_signal(signal.SIGTERM)

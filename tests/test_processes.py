@@ -261,7 +261,6 @@ HEARTBEAT = 15
 
 def child(workdir, port, index, changes):
     """Process `index` of two, to its end."""
-    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     hurry(setattr)
     processes.HEARTBEAT = HEARTBEAT
     processes.start(f"127.0.0.1:{port}", 2, int(index))

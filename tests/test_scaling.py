@@ -87,7 +87,6 @@ def test_the_ratio_is_to_the_fewest_classes_and_earlier_runs_are_kept_of_the_sam
 
 def test_the_smoke_run_measures_every_stage_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XLA_FLAGS", "")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(SCALING.parents[1] / ".cache" / "jax"))
     monkeypatch.setattr(sys, "argv", ["run.py", "--smoke", f"--out={tmp_path / 'results.json'}"])
     with pytest.raises(SystemExit) as left:
         run.main()
