@@ -199,7 +199,8 @@ def _run(experiment: str, cell: Cell, settings, flags) -> dict:
 
 
 def table(cells: list[Cell], records: dict[str, dict]) -> str:
-    """Markdown: every cell's methods, ours beside the published figure, and what the runs were."""
+    """Markdown: every cell's methods, ours beside the published figure, and what the runs were; run cells first."""
+    cells = sorted(cells, key=lambda cell: cell.name not in records)
     lines = ["| cell | method | ours | best epoch | hard labels | published |", "|---|---|---|---|---|---|"]
     for cell in cells:
         for method in dict.fromkeys([*cell.methods, *cell.published]):

@@ -201,6 +201,8 @@ def test_the_table_shows_published_figures_beside_ours_and_invents_none(counted,
     assert "| another | RDED | not run yet | - | - | - |" in table
     assert "| another | sre2l | - | - | - | 16.6±0.9 |" in table
     assert "| one | 50.0 / 90.0 | 3 | 1 x cpu, " in table and "| another | 50.0" not in table
+    _, turned = run(tmp_path, [OTHER, CELL], "--list")
+    assert turned.index("| one | InfoUtil | 12.3") < turned.index("| another | InfoUtil | not run yet")
 
 
 def test_every_cell_can_be_run_by_another_recipe(counted, tmp_path):
