@@ -11,10 +11,12 @@ noise, noise of two standard deviations, 300 candidates a class, largest gradien
 labels of the early teacher up to IPC 10 and of the converged one from IPC 50 on (by the modern recipe always of the
 early one), RDED's learning rate of each student.
 
-The early teacher differs from the paper's, a training of its own: 10 epochs at a rate of 0.001 (CIFAR) or 0.01 (all
-others), the rest unknown. Ours is the converged teacher's own training after 10 epochs, at that training's rate;
---config.teacher.early_learning_rate=0.001 makes it the paper's. How the paper's converged teachers were trained is
-unknown too; the accuracies of RDED's are in each set's table.
+Three things differ from the paper's. Its early teacher is a training of its own: 10 epochs at a rate of 0.001 (CIFAR)
+or 0.01 (all others), the rest unknown; ours is the converged teacher's own training after 10 epochs, at that training's
+rate (--config.teacher.early_learning_rate=0.001 makes it the paper's). Its students have AutoAugment
+(--config.recipe=infoutil). Its Shapley values are Captum's, of unknown number of evaluations (Captum's own is 25), ours
+odd_gp's of 128 (--config.attribute.estimator=kernel_shap --config.attribute.budget=25). How the paper's converged
+teachers were trained is unknown too; the accuracies of RDED's are in each set's table.
 """
 
 from configs import base

@@ -181,11 +181,16 @@ def _data_line(source: Source) -> str:
 
 
 def _teacher_line(settings, source: Source, flops: float) -> str:
-    if settings.weights:
-        files = ", ".join(filter(None, (settings.weights, settings.early_weights)))
-        return f"teacher         from {files}: 0 FLOP of training"
-    training = _unit(BACKWARD * flops * source.n_train * settings.epochs, "FLOP")
-    return f"teacher         {settings.epochs} epochs: {training if source.n_train else 'size of the data unknown'}"
+    files, epochs = filter(None, (settings.weights, settings.early_weights)), 0 if settings.weights else settings.epochs
+    parts = [f"{epochs} epochs" if epochs else f"from {', '.join(files)}"]
+    if settings.early_learning_rate:
+        parts.append(f"{settings.early_epoch} epochs of the early one")
+        epochs += settings.early_epoch
+    training = _unit(BACKWARD * flops * source.n_train * epochs, "FLOP")
+    known = source.n_train or not epochs
+    return (
+        f"teacher         {' and '.join(parts)}: {f'{training} of training' if known else 'size of the data unknown'}"
+    )
 
 
 def _disk_and_memory_lines(config: Config, source: Source, network, n_parameters: int) -> list[str]:

@@ -191,4 +191,7 @@ def of_teacher(config, like: dict, class_names) -> tuple[dict[str, Weights], lis
         return found
 
     converged = of("weights")
+    if not (settings.early_weights or settings.early_learning_rate):
+        fault = f"{converged.file} is the early teacher too"
+        notes.append(f"teacher weights: {fault}; teacher.early_weights or teacher.early_learning_rate give it another")
     return {"early": of("early_weights") if settings.early_weights else converged, "converged": converged}, notes

@@ -23,6 +23,8 @@ def obtain(config: Config, dataset, artifacts: Path) -> stage.Teacher:
     settings, shape = config.teacher, (len(dataset.class_names), config.data.mean, config.data.std)
     network = stage.build_network(settings.model, settings.width, *shape)
     teacher = (_imported if settings.weights else _trained)(config, network, dataset, artifacts)
+    if settings.early_learning_rate:
+        teacher = _with_its_own_early(teacher, config, dataset, artifacts)
     for which in ("early", "converged"):
         seen = teacher.record[which]
         origin = seen.get("file") or f"epoch {seen['epoch']}"
@@ -51,10 +53,7 @@ def _imported(config: Config, network, dataset, artifacts: Path) -> stage.Teache
 
 
 def _trained(config: Config, network, dataset, artifacts: Path) -> stage.Teacher:
-    """From disk where it was trained before. Runs that differ in `early_epoch` alone share one training, and with an
-    `early_learning_rate` the early teacher has another."""
-    if config.teacher.early_learning_rate:
-        return _with_its_own_early(config, network, dataset, artifacts)
+    """From disk where it was trained before. Runs that differ in `early_epoch` alone share one training."""
     settings, shape = config.teacher, (len(dataset.class_names), config.data.mean, config.data.std)
     identity = distil.data_identity(config, dataset)
     name = store.fingerprint("teacher", stage.VERSION, settings.training, shape, config.data.flip, identity)
@@ -69,15 +68,14 @@ def _trained(config: Config, network, dataset, artifacts: Path) -> stage.Teacher
     return stage.Teacher(network, weights["early"], weights["converged"], record, forgotten)
 
 
-def _with_its_own_early(config: Config, network, dataset, artifacts: Path) -> stage.Teacher:
-    settings = dataclasses.replace(config.teacher, early_learning_rate=0.0)
-    short = {"epochs": settings.early_epoch, "warmup_epochs": min(settings.warmup_epochs, settings.early_epoch)}
-    short |= {"learning_rate": config.teacher.early_learning_rate}
-    late, early = (
-        _trained(dataclasses.replace(config, teacher=own), network, dataset, artifacts)
-        for own in (settings, dataclasses.replace(settings, **short))
-    )
-    return late._replace(early=early.converged, record=late.record | {"early": early.record["converged"]})
+def _with_its_own_early(teacher: stage.Teacher, config: Config, dataset, artifacts: Path) -> stage.Teacher:
+    """Its early network replaced by that of a training of its own, `early_epoch` long."""
+    settings = config.teacher
+    warmup = min(settings.warmup_epochs, settings.early_epoch)
+    short = {"epochs": settings.early_epoch, "learning_rate": settings.early_learning_rate, "warmup_epochs": warmup}
+    own = dataclasses.replace(config, teacher=dataclasses.replace(settings, **short))
+    early = _trained(own, teacher.network, dataset, artifacts)
+    return teacher._replace(early=early.converged, record=teacher.record | {"early": early.record["converged"]})
 
 
 def _snapshots(config: Config, network, dataset, directory: Path, epochs: list[int]) -> list[dict]:

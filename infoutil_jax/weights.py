@@ -26,8 +26,9 @@ TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}  # axes of a kernel, by how many it has
 FROM_TORCH = {2: (1, 0), 4: (2, 3, 1, 0)}
 LISTED = 10  # keys of each kind in an error
 PICKLED = (".pth", ".pt", ".bin", ".pkl", ".ckpt", ".tar")
-CONVERT = (
-    "import sys, torch; from safetensors.torch import save_file; "
+CONVERT = (  # torchvision's training script, and so RDED, keeps its arguments beside the weights: a Namespace
+    "import argparse, sys, torch; from safetensors.torch import save_file; "
+    "torch.serialization.add_safe_globals([argparse.Namespace]); "
     "s = torch.load(sys.argv[1], map_location='cpu', weights_only=True); s = s.get('model', s.get('state_dict', s)); "
     "save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in s.items()}, sys.argv[2])"
 )

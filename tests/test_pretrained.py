@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import re
 
 import jax
 import numpy as np
@@ -150,6 +151,10 @@ def test_two_files_have_one_normalisation(tmp_path):
         ({"teacher.weights_top1": 0.7}, "teacher.weights_top1 is set but teacher.weights is not"),
         ({"teacher.early_weights_sha256": "a" * 64}, "weights_sha256 is set but teacher.early_weights is not"),
         ({"teacher.early_learning_rate": -0.1}, "teacher.early_learning_rate=-0.1 is out of range"),
+        (
+            {"teacher.weights": "w", "teacher.early_weights": "e", "teacher.early_learning_rate": 0.1},
+            "early_weights and teacher.early_learning_rate are both set",
+        ),
     ],
 )
 def test_settings_of_weights_are_checked(changes, message):
@@ -171,6 +176,13 @@ def test_the_plan_trains_nothing_and_names_what_is_not_there(tmp_path):
     lines = plan.describe(asked(tmp_path / "no.safetensors", digits, **{"teacher.model": "convnet3"})).splitlines()
     assert f"teacher         from {tmp_path}/no.safetensors: 0 FLOP of training" in lines
     assert lines[-1] == f"missing         no file {tmp_path}/no.safetensors"
+    short = {"teacher.model": "convnet3", "teacher.early_epoch": 2, "teacher.early_learning_rate": 0.01}
+    trained = {**short, "teacher.epochs": 3, "teacher.early_epoch": 1}
+    alone = {"teacher.model": "convnet3", "teacher.epochs": 2, "teacher.early_epoch": 2}
+    line = lambda *of: re.search("teacher .*", plan.describe(asked(of[0], digits, **of[1])))[0]
+    cost = lambda *of: float(line(*of).split(": ")[1].split()[0])
+    assert "no.safetensors and 2 epochs of the early one: " in line(tmp_path / "no.safetensors", short)
+    assert cost(tmp_path / "no.safetensors", short) == cost("", alone) == pytest.approx(cost("", trained) / 2, rel=0.01)
     path = some_file(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"input_size": [3, 24, 24]}))
     settings = asked(path, digits, **{"teacher.model": "convnet3", "teacher.early_weights": str(tmp_path / "e")})
@@ -262,6 +274,16 @@ def test_variables_are_the_files_and_one_file_serves_both(files, trained, datase
     assert teacher.record["early"] == teacher.record["converged"]
     assert text.count("pin converged.safetensors with") == 1
     assert len(list((tmp_path / "teacher").glob("*/teacher.json"))) == 1
+    assert "converged.safetensors is the early teacher too; teacher.early_weights or " in text
+
+
+def test_beside_a_file_the_early_teacher_may_be_trained(files, dataset, tmp_path):
+    own = {"teacher.early_learning_rate": 0.02, "teacher.min_times_chance": 0.0}
+    both, text = obtain(tiny(files / "converged.safetensors", **own), dataset, tmp_path)
+    alone, _ = obtain(tiny(**own), dataset, tmp_path)
+    assert "is the early teacher too" not in text and "teacher (early, epoch 1): " in text
+    jax.tree.map(np.testing.assert_array_equal, both.early, alone.early)
+    assert both.record["early"] == alone.record["early"] and both.record["converged"]["file"] == "converged.safetensors"
 
 
 def test_a_teachers_identity_is_its_weights_and_its_normalisation(files, trained, dataset, tmp_path):

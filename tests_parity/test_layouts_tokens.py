@@ -16,11 +16,6 @@ from infoutil_jax import models, weights
 K = 10
 
 
-def vit():
-    sizes = dict(image_size=64, patch_size=16, num_layers=3, num_heads=12, hidden_dim=768, mlp_dim=3072)
-    return torchvision_model("VisionTransformer", **sizes, num_classes=K)
-
-
 def swin():
     blocks = dict(block=swin_transformer.SwinTransformerBlockV2, downsample_layer=swin_transformer.PatchMergingV2)
     sizes = dict(patch_size=[4, 4], embed_dim=96, depths=[2, 2], num_heads=[3, 6], window_size=[8, 8])
@@ -37,13 +32,9 @@ def convnext():
     return torchvision_model("ConvNeXt", block_setting=stages, num_classes=K)
 
 
-def mixer():
-    return timm_model("MlpMixer", img_size=64, patch_size=16, num_blocks=3, embed_dim=768, num_classes=K)
-
-
 SWIN, TIMM_SWIN = dict(depths=(2, 2), n_heads=(3, 6)), dict(depths=(2, 1, 1, 1), window=4)
 CASES = {  # ours, its settings, the library, its network, height and width of the images
-    "vit": ("vit_b_16", dict(depth=3), "torchvision", vit, (64, 64)),
+    "vit": ("vit_b_16", {}, "torchvision", partial(torchvision_model, "vit_b_16", num_classes=K), (224, 224)),
     "swin_v2_t": ("swin_v2_t", {}, "torchvision", partial(torchvision_model, "swin_v2_t", num_classes=K), (64, 64)),
     "swin, shifted and padded": ("swin_v2_t", SWIN, "torchvision", swin, (100, 76)),
     "swin, shifted along one axis": ("swin_v2_t", SWIN, "torchvision", swin, (32, 100)),
@@ -56,7 +47,7 @@ CASES = {  # ours, its settings, the library, its network, height and width of t
         (64, 64),
     ),
     "convnext": ("convnext_t", dict(depths=(2, 1), widths=(96, 192)), "torchvision", convnext, (47, 62)),
-    "mixer": ("mixer_b16", dict(depth=3), "timm", mixer, (64, 64)),
+    "mixer": ("mixer_b16", {}, "timm", partial(timm_model, "mixer_b16_224", num_classes=K), (224, 224)),
 }
 PUBLISHED = {  # ours: the library, its function, the side of its images
     "vit_b_16": ("torchvision", torchvision.models.vit_b_16, 224),

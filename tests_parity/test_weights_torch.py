@@ -1,5 +1,6 @@
 """Weights that torchvision and timm made, through files, give the logits that they give there; so does our command."""
 
+import argparse
 import json
 import re
 import shlex
@@ -87,7 +88,15 @@ def test_the_lines_in_the_docs_bring_all_that_torchvision_knows(tmp_path, monkey
     assert set(weights.read(tmp_path / "resnet18.safetensors")) == set(state)
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"model": s, "epoch": 3}, lambda s: {"state_dict": s}])
+def as_torchvisions_script(state):
+    parameters = [torch.nn.Parameter(torch.ones(2))]
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=9)
+    of = {"optimizer": optimizer.state_dict(), "lr_scheduler": scheduler.state_dict()}
+    return {"model": state, **of, "epoch": 3, "args": argparse.Namespace(lr=0.1, output_dir="out", amp=False)}
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, as_torchvisions_script, lambda s: {"state_dict": s}])
 def test_the_command_in_the_refusal_converts_the_file(net, wrap, tmp_path):
     path = tmp_path / "my teacher.pth"
     torch.save(wrap({f"module.{key}": value for key, value in net.state_dict().items()}), path)

@@ -71,6 +71,8 @@ class Settings:
         for name, file in NEEDS.items():
             if getattr(self, name) and not getattr(self, file):
                 raise ConfigError(f"teacher.{name} is set but teacher.{file} is not; name the file, or empty {name}.")
+        if self.early_weights and self.early_learning_rate:
+            raise ConfigError("teacher.early_weights and teacher.early_learning_rate are both set; empty one of them.")
 
     @property
     def training(self) -> dict:
