@@ -60,7 +60,11 @@ def _parse(argv) -> argparse.Namespace:
     parser.add_argument("--data_dir", default="", help="where all data sets are; by default where the configs say")
     parser.add_argument("--only", default="", metavar="REGEX", help="cells whose name this is found in")
     parser.add_argument("--seeds", type=int, default=0, help="students; by default as many as the config says")
-    parser.add_argument("--hard_seeds", type=int, help="students on hard labels; by default as many as the config says")
+    parser.add_argument(
+        "--hard_seeds",
+        type=int,
+        help="students on hard labels; by default as many as the config says, and none for a cell that has run",
+    )
     parser.add_argument("--recipe", default=RECIPES[0], choices=RECIPES, help="how students are trained")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="teachers from elsewhere: DIR/MODEL.safetensors")
     parser.add_argument("--runs", type=Path, help="folder of the runs; by default runs/, or runs/smoke/")
@@ -91,11 +95,11 @@ def _run_missing(here: Path, listed, cells, wanted, note, flags) -> None:
     if flags.smoke:  # of cells that are the same on the digits, the first
         listed = cells = wanted = list({_key(settings[cell.name]): cell for cell in reversed(wanted)}.values())[::-1]
     path = out / "results.json"
-    records = _read(path)
+    records, counts = _read(path), ["seeds"] + ["hard_seeds"] * (flags.hard_seeds is not None)
     compilation.keep_programs()
     failed = 0
     for cell in wanted:
-        if not flags.list and not _holds(records.get(cell.name), settings[cell.name], seeds=True):
+        if not flags.list and not _holds(records.get(cell.name), settings[cell.name], counts):
             print(f"\n{here.name}: {cell.name}", flush=True)
             try:
                 record = _run(here.name, cell, settings[cell.name], flags)
@@ -167,11 +171,10 @@ def _completed(plain: dict, defaults: dict) -> dict:
     return {k: _completed(v, defaults[k]) if isinstance(defaults.get(k), dict) else v for k, v in whole.items()}
 
 
-def _holds(record: dict | None, settings, *, seeds: bool = False) -> bool:
-    """Whether a record is of these settings; with `seeds`, of as many students too."""
+def _holds(record: dict | None, settings, counts=()) -> bool:
+    """Whether a record is of these settings, and its `counts` of students are no smaller."""
     if record is None or _same_run(_completed(record["config"], YOUNG)) != _same_run(results.plain(settings)):
         return False
-    counts = ("seeds", "hard_seeds") if seeds else ()
     return all(record["config"]["evaluate"][n] >= getattr(settings.evaluate, n) for n in counts)
 
 

@@ -156,6 +156,14 @@ def test_a_finished_cell_is_not_run_again_and_a_changed_one_is(counted, tmp_path
     assert len(counted) == 2
     run(tmp_path / "x", [CELL, OTHER], f"--runs={tmp_path}", "--seeds=5", "--only=^one$")
     assert [settings.evaluate.seeds for settings in counted] == [3, 3, 5]
+    run(tmp_path / "x", [CELL], f"--runs={tmp_path}", "--hard_seeds=0", "--recipe=modern")
+    run(
+        tmp_path / "x", [CELL], f"--runs={tmp_path}", "--recipe=modern"
+    )  # the config's students on hard labels can wait
+    assert [settings.evaluate.hard_seeds for settings in counted] == [3, 3, 3, 0]
+    run(tmp_path / "x", [CELL], f"--runs={tmp_path}", "--hard_seeds=2", "--recipe=modern")
+    assert [settings.evaluate.hard_seeds for settings in counted] == [3, 3, 3, 0, 2]
+    del counted[3:]
     changed = OTHER._replace(changes={"crop.alpha": 3.0})
     _, table = run(tmp_path / "x", [CELL, changed], "--list")
     assert len(counted) == 3 and "| another | InfoUtil | not run yet | - | - | - |" in table

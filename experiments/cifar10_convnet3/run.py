@@ -75,8 +75,12 @@ def table(by_ipc: dict) -> str:
 
 
 def main(_):
-    by_ipc = {ipc: run_one(int(ipc)) for ipc in IPCS.value}
-    (HERE / "results.json").write_text(json.dumps(by_ipc, indent=1, sort_keys=True) + "\n")
+    path = HERE / "results.json"
+    by_ipc = json.loads(path.read_text()) if path.exists() else {}
+    for ipc in IPCS.value:  # the others stay as they are
+        by_ipc[ipc] = run_one(int(ipc))
+        path.write_text(json.dumps(by_ipc, indent=1, sort_keys=True) + "\n")
+    by_ipc = dict(sorted(by_ipc.items(), key=lambda item: int(item[0])))
     (HERE / "results.md").write_text(table(by_ipc) + "\n")
     print(table(by_ipc))
 
