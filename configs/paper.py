@@ -47,7 +47,7 @@ def get_config(name="paper", first="convnet3", ipc=10, model=""):
 
 
 def label_teacher(recipe, ipc):
-    """The paper's; by the modern recipe the early one, whose labels teach better at every IPC (EDC, and our own)."""
+    """The paper's; by the modern recipe the early one, whose labels teach better at every IPC (EDC)."""
     return "early" if ipc < 50 or recipe == "modern" else "converged"
 
 
