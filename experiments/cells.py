@@ -239,6 +239,8 @@ def _runs(cells: list[Cell], records: dict[str, dict]) -> list[str]:
         r = records[name]
         teacher = " / ".join(f"{100 * r['teacher'][which]['top1']:.1f}" for which in ("early", "converged"))
         devices = f"{r['environment']['devices']}, {r['cpu_cores']} cores"
-        seeds, commit = r["config"]["evaluate"]["seeds"], r["environment"]["git"][:10]
+        commit, dirty, _ = r["environment"]["git"].partition("+")
+        seeds, commit = r["config"]["evaluate"]["seeds"], commit[:10] + dirty
         lines.append(f"| {name} | {teacher} | {seeds} | {devices} | {r['seconds']:.0f} | {commit} |")
-    return [*lines, "", "Seconds are without what another cell had made: teachers, attributions, scores, students."]
+    known = "what another cell or an earlier command had made: teachers, attributions, scores, students"
+    return [*lines, "", f"Seconds are without {known}. A commit with + had changes beside it."]

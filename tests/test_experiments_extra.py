@@ -244,7 +244,7 @@ def squash(x):
 
 def test_a_run_is_scored_and_learned_step_by_step(tmp_path):
     printed = start("ddranking", f"--workdir={tmp_path}")
-    found = json.loads((tmp_path / "ddranking" / "results.json").read_text())["toy"]["scores"]
+    found = json.loads((tmp_path / "ddranking" / "results.json").read_text())["toy, rded, convnet3"]["scores"]
     run = json.loads((tmp_path / "results.json").read_text())
     first = lambda by, labels: by[labels]["top1"]["seeds"][0]
     for method, by in run["methods"].items():
@@ -261,7 +261,7 @@ def test_a_run_is_scored_and_learned_step_by_step(tmp_path):
     seconds = []
     for _ in range(2):  # what is finished is not learned again
         start("continual", f"--set={tmp_path}", "--steps=2", "--orders=1", "--protocols=new_only")
-        record = json.loads((tmp_path / "continual" / "results.json").read_text())["toy"]
+        record = json.loads((tmp_path / "continual" / "results.json").read_text())["toy, rded, convnet3, 2 steps"]
         seconds.append(record["seconds"])
     learned = record["top1"]
     assert seconds[0] == seconds[1] > 0 and "--orders=1 --steps=2" in record["command"]

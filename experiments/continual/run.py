@@ -116,7 +116,7 @@ def main(_):
     written = json.loads(path.read_text()) if path.exists() else {}
     plain["data"]["path"] = "DATA"
     given = f"--set=DIR --protocols={','.join(PROTOCOLS.value)} --orders={ORDERS.value} --steps={STEPS.value}"
-    written[settings.name] = {
+    written[f"{settings.name}, {settings.recipe}, {settings.evaluate.model}, {STEPS.value} steps"] = {
         "top1": found, "command": f"python experiments/continual/run.py {given}", "seconds": round(seconds, 1),
         "config": plain, "environment": provenance.environment(), "cpu_cores": os.cpu_count(),
     }  # fmt: skip

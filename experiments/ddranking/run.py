@@ -3,8 +3,8 @@
     python experiments/ddranking/run.py --config=configs/cifar10_ipc10.py [--config.key=value ...] --workdir=DIR
 
 Runs the pipeline, or goes on with it; the config's methods must include random_images, and LRS wants evaluate.hard_seeds
-and one architecture for teacher and student. Then the same sets are learned without augmentation. Adds a row of scores to
-results.json beside this file under the config's name. --smoke: the embedded digits at toy size; results.json in DIR/ddranking.
+and one architecture for teacher and student. Then the same sets are learned without augmentation. Adds the scores to
+results.json beside this file, under the names of config, recipe and student. --smoke: the embedded digits at toy size; results.json in DIR/ddranking.
 """
 
 import json
@@ -42,8 +42,11 @@ def main(_):
     path = (workdir / "ddranking" if SMOKE.value else HERE) / "results.json"
     path.parent.mkdir(exist_ok=True)
     written = json.loads(path.read_text()) if path.exists() else {}
-    written[settings.name] = {"scores": found, "config": results.plain(settings),
-                              "environment": pipeline.environment(), "cpu_cores": os.cpu_count()}  # fmt: skip
+    plain = results.plain(settings)
+    plain["data"]["path"] = "DATA"
+    written[f"{settings.name}, {settings.recipe}, {settings.evaluate.model}"] = {
+        "scores": found, "config": plain, "environment": pipeline.environment(), "cpu_cores": os.cpu_count(),
+    }  # fmt: skip
     path.write_text(json.dumps(written, indent=1) + "\n")
     print(scores.table(found))
 
