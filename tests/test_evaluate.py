@@ -191,10 +191,10 @@ STUDENT, TEACHER = (train.Network(model, (0.0,) * 3, (1.0,) * 3) for model in (S
 NAMES = np.eye(3, dtype=np.float32)  # red is class 0, ...
 
 
-def run(settings, distilled=None, seed=0, names=NAMES, val=None, saves=None):
+def run(settings, distilled=None, seed=0, names=NAMES, val=None, saves=None, student=STUDENT):
     distilled, variables = distilled or colour_set(), {"params": {"names": names}}
     return evaluate.run(
-        settings, distilled, STUDENT, TEACHER, variables, val or validation(), seed, flip=True, label="student",
+        settings, distilled, student, TEACHER, variables, val or validation(), seed, flip=True, label="student",
         saves=saves,
     )  # fmt: skip
 
@@ -208,6 +208,20 @@ def test_a_student_learns_three_colours(labels):
     curve = run(quick(labels))
     assert [epoch for epoch, *_ in curve] == [27, 30]
     assert curve[-1] == (30, 1.0, 1.0)
+
+
+SMALL = {  # on tokens; without BatchNorm, with blocks that are dropped at random
+    "vit_b_16": dict(patch=4, depth=1, width=8, n_heads=2, mlp_width=8),
+    "convnext_t": dict(depths=(1, 1), widths=(8, 8), layer_scale=1.0),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_students_of_other_families_learn_by_the_same_recipe(name):
+    student = train.Network(models.build(name, 3, **SMALL[name]), (0.5,) * 3, (0.5,) * 3)
+    settings = dataclasses.replace(quick("online"), learning_rate=0.01, epochs=60, test_every=60)
+    ((_, top1, _),) = run(settings, student=student)
+    assert top1 > 0.9
 
 
 @pytest.mark.parametrize(("labels", "shift"), [("hard", 0), ("stored", 1), ("online", 2)])
