@@ -269,7 +269,7 @@ def test_pickled_weights_are_refused_unread_with_the_way_to_convert_them(tmp_pat
             weights.read(path)
         text = str(error.value)
         assert text.startswith(f"{path}: pickled weights are not read") and "\n" not in text
-        assert 'python -c "import sys, torch;' in text and "weights_only=True" in text
+        assert 'python -c "import argparse, sys, torch;' in text and "weights_only=True" in text
     assert text.endswith(f"'{path}' '{path.with_suffix('.safetensors')}'")  # quoted for the shell
 
 
